@@ -1,0 +1,1149 @@
+"""Sensorimotor world models in one file (Ivashkov, Balestriero, Schölkopf, arXiv 2606.20104).
+
+A latent world model learned from offline, reward-free transitions (o_t, a_t, o_{t+1}), pixels in.
+An encoder f, a forward model g and an inverse model h are trained together, from scratch:
+
+    z_t = f(o_t)                           the latent                         `encode`
+    L_fwd = ||g(z_t, a_t) - z_{t+1}||^2    predict the next latent            `predict`
+    L_inv = ||h(z_t, z_{t+1}) - a_t||^2    tell the action from two latents   `infer_action`
+    L = L_fwd + lam * L_inv
+
+L_fwd alone is solved by a constant latent. L_inv alone prevents that, with no target network, no
+stop-gradient and no frozen encoder: a latent must hold what the action moves. What is neither moved
+by the action nor predictable costs L_fwd and is dropped. To act, the cross-entropy method searches
+actions whose imagined end is nearest to the latent of a goal image, in a receding horizon.
+
+    python smwm.py train --env dotworld                 # collect, train, probe, plan: @TIME@
+    python smwm.py train --env dotworld --method forward     # what happens without L_inv
+    python smwm.py train --env dotworld --variant distractor # a dot that is not in the action
+    python smwm.py figures runs/dotworld-smwm-s0
+
+Shape letters: B batch, T time, S image side, D latent, A action block (k env actions of m entries,
+flattened), N samples and K elites of the cross-entropy method, H planning horizon in blocks.
+
+Differs from the paper
+    1. The encoder is three patchifying convolutions with batch norm on 64 x 64 frames instead of a
+       ViT-Tiny on 224 x 224, the forward model a residual MLP modulated by the action instead of a
+       transformer: it trains on a laptop's CPU.
+    2. Actions are standardised per entry, and the planner keeps them inside the action bounds.
+    3. All tasks of a batch see the same noise in the planner, so a batch gives what one task alone
+       gives.
+    4. Success is also reported over the tasks that are not solved at the start.
+
+Does not do
+    Rewards, online data, discrete actions, frame stacking, decoding of latents to pixels.
+"""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import pickle
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import envs
+
+# ------------------------------------------------------------------------------------------------
+# Model
+# ------------------------------------------------------------------------------------------------
+
+
+class Encoder(nn.Module):
+    """f: an image to its latent, (B, S, S, 3) uint8 -> (B, D); S a multiple of 16."""
+
+    def __init__(self, *, size: int, channels: int, hidden: int, dim: int):
+        super().__init__()
+        layers, width = [], 3
+        for kernel, out in ((size // 16, channels), (2, 2 * channels), (2, 4 * channels)):
+            layers += [nn.Conv2d(width, out, kernel, stride=kernel), nn.BatchNorm2d(out), nn.GELU()]
+            width = out
+        self.body = nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
+        self.head = nn.Sequential(nn.Linear(16 * width, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.head(self.body(1 - obs.permute(0, 3, 1, 2).float() / 255))
+
+
+class Block(nn.Module):
+    """A residual MLP block whose normalisation is shifted, scaled and gated by the action (AdaLN)."""
+
+    def __init__(self, *, width: int, act_dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(act_dim, 3 * width)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor, act: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(act).chunk(3, dim=-1)
+        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+
+
+class ForwardModel(nn.Module):
+    """g: the next latent from latent and action, (..., D), (..., A) -> (..., D)."""
+
+    def __init__(self, *, dim: int, act_dim: int, width: int, depth: int):
+        super().__init__()
+        self.embed_z, self.embed_act = nn.Linear(dim, width), nn.Linear(act_dim, width)
+        self.blocks = nn.ModuleList(Block(width=width, act_dim=act_dim) for _ in range(depth))
+        self.out = nn.Linear(width, dim)
+
+    def forward(self, z: Tensor, act: Tensor) -> Tensor:
+        x = self.embed_z(z) + self.embed_act(act)
+        for block in self.blocks:
+            x = block(x, act)
+        return z + self.out(x)
+
+
+class InverseModel(nn.Module):
+    """h: the action between two latents, (..., D), (..., D) -> (..., A)."""
+
+    def __init__(self, *, dim: int, act_dim: int, width: int):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2 * dim, width), nn.GELU(), nn.Linear(width, act_dim))
+
+    def forward(self, z: Tensor, z_next: Tensor) -> Tensor:
+        return self.net(torch.cat([z, z_next], dim=-1))
+
+
+class WorldModel(nn.Module):
+    """The three networks. Actions are standardised; `act_mean` and `act_std` (A,) say how."""
+
+    def __init__(
+        self,
+        *,
+        act_dim: int,
+        size: int = 64,
+        channels: int = 32,
+        hidden: int = 512,
+        dim: int = 128,
+        width: int = 256,
+        depth: int = 3,
+    ):
+        super().__init__()
+        self.encoder = Encoder(size=size, channels=channels, hidden=hidden, dim=dim)
+        self.forward_model = ForwardModel(dim=dim, act_dim=act_dim, width=width, depth=depth)
+        self.inverse_model = InverseModel(dim=dim, act_dim=act_dim, width=width)
+        self.register_buffer("act_mean", torch.zeros(act_dim))
+        self.register_buffer("act_std", torch.ones(act_dim))
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """Images (..., S, S, 3) uint8 to latents (..., D)."""
+        return self.encoder(obs.flatten(0, -4)).unflatten(0, obs.shape[:-3])
+
+    def predict(self, z: Tensor, act: Tensor) -> Tensor:
+        """Latents (..., D) and action blocks (..., A) to the next latents (..., D)."""
+        return self.forward_model(z, act)
+
+    def infer_action(self, z: Tensor, z_next: Tensor) -> Tensor:
+        """Two consecutive latents (..., D) to the action block between them (..., A)."""
+        return self.inverse_model(z, z_next)
+
+    def rollout(self, z: Tensor, acts: Tensor) -> Tensor:
+        """Imagine: latents (..., D) and blocks (..., H, A) to latents (..., H+1, D), z first."""
+        latents = [z]
+        for act in acts.unbind(-2):
+            latents.append(self.predict(latents[-1], act))
+        return torch.stack(torch.broadcast_tensors(*latents), dim=-2)
+
+
+# ------------------------------------------------------------------------------------------------
+# Losses: (model, obs (B, T, S, S, 3) uint8, act (B, T-1, A)) -> loss to minimise, named parts
+# ------------------------------------------------------------------------------------------------
+
+
+def prediction_losses(model: WorldModel, obs: Tensor, act: Tensor) -> tuple[Tensor, dict]:
+    """The latents (B, T, D) of a batch, and its forward and inverse losses, per element."""
+    z = model.encode(obs)
+    z_now, z_next = z[:, :-1], z[:, 1:]
+    # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2; the target is NOT detached: the encoder learns from
+    # both sides, and only L_inv keeps it from making both constant.
+    forward_loss = F.mse_loss(model.predict(z_now, act), z_next)
+    # L_inv = mean ||h(z_t, z_{t+1}) - a_t||^2
+    inverse_loss = F.mse_loss(model.infer_action(z_now, z_next), act)
+    return z, {"forward_loss": forward_loss, "inverse_loss": inverse_loss}
+
+
+def smwm(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 10.0, generator=None):
+    """The method: L = L_fwd + lam * L_inv."""
+    z, parts = prediction_losses(model, obs, act)
+    return parts["forward_loss"] + lam * parts["inverse_loss"], parts | {"latent_std": spread(z)}
+
+
+def forward(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 0.0, generator=None):
+    """The ablation: L = L_fwd. It collapses. (L_inv is reported; its head is not trained.)"""
+    z, parts = prediction_losses(model, obs, act)
+    return parts["forward_loss"], parts | {"latent_std": spread(z)}
+
+
+def sigreg(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 0.1, generator=None):
+    """The baseline LeWorldModel (arXiv 2603.19312): L = L_fwd + lam * SIGReg(z), no inverse term.
+
+    SIGReg (LeJEPA, arXiv 2511.08544) pushes the latents of a time step towards N(0, I): the mean,
+    over random unit directions u, of the Epps-Pulley statistic of the projections x = u.z,
+
+        n * integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt,   phi(t) = mean exp(i t x),
+
+    by the trapezoid rule on 17 points of [0, 3], doubled since the integrand is even in t.
+    """
+    z, parts = prediction_losses(model, obs, act)
+    u = torch.randn(z.shape[-1], 1024, generator=generator, device=z.device)
+    x = z.float() @ F.normalize(u, dim=0)  # (B, T, 1024)
+    t = torch.linspace(0, 3, 17, device=z.device)
+    gauss = torch.exp(-t.square() / 2)
+    tx = x[..., None] * t
+    error = (tx.cos().mean(0) - gauss).square() + tx.sin().mean(0).square()  # (T, 1024, 17)
+    parts["sigreg_loss"] = 2 * len(z) * torch.trapezoid(error * gauss, t).mean()
+    loss = parts["forward_loss"] + lam * parts["sigreg_loss"]
+    return loss, parts | {"latent_std": spread(z)}
+
+
+def spread(z: Tensor) -> Tensor:
+    """Root of the mean variance of the latent's entries, (..., D) -> scalar; 0 when collapsed."""
+    return z.detach().float().flatten(0, -2).var(0).mean().sqrt()
+
+
+METHODS = {"smwm": smwm, "sigreg": sigreg, "forward": forward}
+
+
+# ------------------------------------------------------------------------------------------------
+# Data
+# ------------------------------------------------------------------------------------------------
+
+
+class InputError(ValueError):
+    """Input that cannot be used; the message is one line: what was expected, what came, what to do."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Yield a temporary name beside `path`; on success it becomes `path`, on failure it goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def progress(items, label: str, total: int):
+    """Pass items through with rate and time left: a bar on a terminal, plain lines elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, label, total, leave=False, dynamic_ncols=True)
+        return
+    start = shown = time.perf_counter()
+    for n, item in enumerate(items, 1):
+        yield item
+        now = time.perf_counter()
+        if now - shown > 10 or n == total:
+            rate = n / (now - start)
+            left = f"{rate:.3g}/s, {(total - n) / rate:.0f} s left"
+            print(f"{label}: {n}/{total}, {left}", file=sys.stderr, flush=True)
+            shown = now
+
+
+def make_env(env: str, variant: str, size: int) -> envs.PixelEnv:
+    return envs.ENVS[env](**envs.ENVS[env].VARIANTS[variant], size=size)
+
+
+def collect(
+    env: str,
+    variant: str,
+    *,
+    size: int = 64,
+    frames: int = 20_000,
+    episode: int = 50,
+    seed: int = 0,
+    root: str | Path = "data",
+) -> Path:
+    """Collect episodes with the environment's behaviour policy, in a process per core.
+
+    Returns the folder, named after all that determines its content; if it is there, nothing is
+    done. Episode i is seeded by (seed, i) alone, so the number of processes does not matter.
+    """
+    count = max(1, round(frames / episode))
+    meta = {
+        "env": env,
+        "variant": variant,
+        "size": size,
+        "episodes": count,
+        "episode_frames": episode,
+        "seed": seed,
+        "numpy": np.__version__,
+        "envs.py": hashlib.sha256(Path(envs.__file__).read_bytes()).hexdigest(),
+    }
+    key = hashlib.sha256(json.dumps(meta).encode()).hexdigest()[:8]
+    path = Path(root) / f"{env}-{variant}-{size}px-{count}x{episode}-s{seed}-{key}"
+    if path.exists():
+        return path
+    world = make_env(env, variant, size)
+    shapes = {
+        "frames": ((count * episode, size, size, 3), np.uint8),
+        "actions": ((count * episode, *world.action_space.shape), np.float32),
+        "states": ((count * episode, *world.state().shape), np.float64),
+    }
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with replacing(path) as folder:
+        folder.mkdir()
+        for name, (shape, dtype) in shapes.items():
+            array = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
+                with open(folder / f"{name}.npy", "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+        np.save(folder / "episode_ends.npy", np.arange(1, count + 1) * episode)
+        write_json(folder / "meta.json", meta)
+        with context.Pool(min(workers, count)) as pool:
+            job = partial(_collect_episode, folder, env, variant, size, episode, seed)
+            chunk = max(1, min(8, count // (4 * workers)))
+            for _ in progress(pool.imap_unordered(job, range(count), chunk), f"collect {env}", count):
+                pass
+    return path
+
+
+def _collect_episode(folder, env, variant, size, episode, seed, index) -> None:
+    world = make_env(env, variant, size)
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r+")[index * episode : (index + 1) * episode]
+        for name in ("frames", "actions", "states")
+    }
+    rng = np.random.default_rng([seed, index])
+    obs, info = world.reset(seed=int(rng.integers(2**31)))
+    policy = world.behavior(rng)
+    for t in range(episode):
+        arrays["frames"][t], arrays["states"][t] = obs, info["state"]
+        if t < episode - 1:
+            action = np.clip(policy(world), -1, 1).astype(np.float32)
+            arrays["actions"][t] = action
+            obs, _, _, _, info = world.step(action)
+
+
+class Dataset:
+    """Episodes of frames (F, S, S, 3) uint8, actions (F, m) and states (F, d), memory-mapped.
+
+    Row t of `actions` was taken after frame t. A fixed tenth of the episodes is held out. Raises
+    InputError, naming the file and the fault, for anything that is not a whole dataset.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path = Path(path)
+        try:
+            self.meta = json.loads((path / "meta.json").read_text())
+            load = partial(np.load, mmap_mode="c", allow_pickle=False)
+            arrays = {n: load(path / f"{n}.npy") for n in ("frames", "actions", "states", "episode_ends")}
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: expected a dataset folder, got: {error}; collect it anew") from error
+        frames, actions, states, ends = arrays.values()
+        rows = len(frames)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (frames.shape[1],) * 2 + (3,):
+            found = f"{frames.dtype} {frames.shape}"
+            raise InputError(f"{path}/frames.npy: expected uint8 (F, S, S, 3), got {found}")
+        for name, array in (("actions", actions), ("states", states)):
+            if array.ndim != 2 or len(array) != rows:
+                raise InputError(f"{path}/{name}.npy: expected ({rows}, n), a row a frame, got {array.shape}")
+            if len(bad := np.flatnonzero(~np.isfinite(array).all(1))):
+                raise InputError(f"{path}/{name}.npy: expected finite numbers, row {bad[0]} is {array[bad[0]]}")
+        if ends.ndim != 1 or not len(ends) or ends[-1] != rows or (np.diff(ends, prepend=0) < 1).any():
+            raise InputError(f"{path}/episode_ends.npy: expected increasing ends up to {rows}, got {ends}")
+        self.frames, self.actions, self.states = map(torch.from_numpy, (frames, actions, states))
+        self.size, self.ends = frames.shape[1], ends
+        held_out = np.random.default_rng(0).permutation(len(ends)) < max(1, len(ends) // 10)
+        self.episodes = {"train": np.flatnonzero(~held_out), "test": np.flatnonzero(held_out)}
+
+    def windows(self, split: str, span: int) -> Tensor:
+        """First rows of all windows that stay within one episode for `span` further rows."""
+        starts = np.append(0, self.ends[:-1])
+        rows = [np.arange(starts[i], self.ends[i] - span) for i in self.episodes[split]]
+        rows = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        if not len(rows):
+            longest = np.diff(self.ends, prepend=0).max()
+            raise InputError(
+                f"{self.path}: expected {split} episodes of more than {span} frames, the longest of "
+                f"{len(self.ends)} has {longest}; use longer episodes or a smaller --block, --sequence"
+            )
+        return torch.from_numpy(rows)
+
+    def blocks(self, rows: Tensor, count: int, block: int) -> Tensor:
+        """The `count` action blocks from rows (B,) on, (B, count, A)."""
+        at = rows[:, None] + torch.arange(block * count)
+        return self.actions[at].reshape(len(rows), count, -1)
+
+    def batch(self, rows: Tensor, time: int, block: int) -> tuple[Tensor, Tensor]:
+        """Windows from rows (B,) on: obs (B, T, S, S, 3), T frames `block` apart, act (B, T-1, A)."""
+        at = rows[:, None] + block * torch.arange(time)
+        return self.frames[at], self.blocks(rows, time - 1, block)
+
+
+# ------------------------------------------------------------------------------------------------
+# Training
+# ------------------------------------------------------------------------------------------------
+
+
+def train(model: WorldModel, data: Dataset, s: "Settings", log=None) -> dict:
+    """Train `model` in place, on the device it is on; returns the metrics of the last steps.
+
+    `log(row)`, if given, is called with a dict a logged step. Raises InputError if the loss
+    is not finite.
+    """
+    device = model.act_mean.device
+    rows = data.windows("train", s.block * (s.sequence - 1))
+    acts = data.blocks(data.windows("train", s.block), 1, s.block)[:, 0]
+    model.act_mean.copy_(acts.mean(0))
+    model.act_std.copy_(acts.std(0).clamp_min(1e-6))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps, pct_start=0.1)
+    sampler = torch.Generator().manual_seed(s.seed)
+    generator = torch.Generator(device).manual_seed(s.seed)
+    loss_fn = partial(METHODS[s.method], lam=s.lam, generator=generator)
+    model.train()
+    start, recent = time.perf_counter(), []
+    for step in progress(range(1, s.steps + 1), f"train {s.method}", s.steps):
+        at = rows[torch.randint(len(rows), (s.batch,), generator=sampler)]
+        obs, act = (x.to(device, non_blocking=True) for x in data.batch(at, s.sequence, s.block))
+        with autocast(device, s.precision):
+            loss, parts = loss_fn(model, obs, (act - model.act_mean) / model.act_std)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        recent.append(torch.stack([loss.detach(), *(p.detach() for p in parts.values())]))
+        if step % s.log_every == 0 or step == s.steps:
+            means = torch.stack(recent).mean(0).tolist()
+            recent, seconds = [], time.perf_counter() - start
+            row = {"step": step, "seconds": seconds, "lr": schedule.get_last_lr()[0], "loss": means[0]}
+            row |= dict(zip(parts, means[1:], strict=True))
+            if not math.isfinite(row["loss"]):
+                raise InputError(f"training: the loss became {row['loss']} by step {step}; try a smaller --lr")
+            if log:
+                log(row)
+    model.eval()
+    frames = s.steps * s.batch * s.sequence
+    return {
+        "steps": s.steps,
+        "seconds": seconds,
+        "frames_per_second": frames / seconds,
+        **{name: row[name] for name in parts},
+    }
+
+
+def autocast(device: torch.device, precision: str):
+    """The mixed-precision context; "auto" is bfloat16 where the hardware multiplies it fast."""
+    fast = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else True
+    enabled = precision == "bf16" or (precision == "auto" and fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+# ------------------------------------------------------------------------------------------------
+# Planning
+# ------------------------------------------------------------------------------------------------
+
+
+def cem(
+    cost_fn,
+    mean: Tensor,
+    std: Tensor,
+    *,
+    samples: int = 300,
+    elites: int = 30,
+    iterations: int = 30,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The cross-entropy method, batched: minimise cost_fn over action sequences.
+
+    mean, std: (B, H, A), the first search distribution of each task. cost_fn: (B, N, H, A) ->
+    (B, N). Returns the final mean (B, H, A). All tasks see the same noise, so a batch gives what
+    its tasks give one by one. Nothing here waits for the device.
+    """
+    for _ in range(iterations):
+        # 1. sample around the mean; the mean itself is the first sample
+        noise = torch.randn(samples, *mean.shape[1:], generator=generator, device=mean.device)
+        noise[0] = 0
+        acts = mean[:, None] + std[:, None] * noise  # (B, N, H, A)
+        # 2. keep the K cheapest
+        best = cost_fn(acts).topk(elites, largest=False).indices  # (B, K)
+        elite = acts[torch.arange(len(acts), device=mean.device)[:, None], best]
+        # 3. refit
+        mean, std = elite.mean(1), elite.std(1)
+    return mean
+
+
+@torch.inference_mode()
+def plan(
+    model: WorldModel,
+    obs: Tensor,
+    goal_obs: Tensor,
+    *,
+    horizon: int = 5,
+    samples: int = 300,
+    elites: int = 30,
+    iterations: int = 30,
+    low: float = -1.0,
+    high: float = 1.0,
+    seed: int = 0,
+    rows: int = 6000,
+) -> Tensor:
+    """Action blocks (B, H, A), in env units within [low, high], towards goal images.
+
+    obs, goal_obs: (B, S, S, 3) uint8. The cost of a sequence is the squared distance of the last
+    imagined latent to the goal's. Both images are encoded once. On a CPU the tasks are planned in
+    groups of `rows` samples, which fit its cache; the result does not depend on it.
+    """
+    device, dim = model.act_mean.device, len(model.act_mean)
+    z, z_goal = model.encode(torch.stack([obs, goal_obs]).to(device))  # (B, D) each
+    lower, upper = ((bound - model.act_mean) / model.act_std for bound in (low, high))
+
+    def cost(z, z_goal, acts):  # (B, D), (B, D), (B, N, H, A) -> (B, N)
+        acts = acts.clamp(lower, upper)
+        z = z[:, None]  # (B, 1, D), broadcast over the samples
+        for act in acts.unbind(2):
+            z = model.predict(z, act)
+        return (z - z_goal[:, None]).square().sum(-1)
+
+    group = max(1, rows // samples) if device.type == "cpu" else len(z)
+    plans = []
+    for z_part, goal_part in zip(z.split(group), z_goal.split(group), strict=True):
+        mean = torch.zeros(len(z_part), horizon, dim, device=device)
+        plans.append(
+            cem(
+                partial(cost, z_part, goal_part),
+                mean,
+                torch.ones_like(mean),
+                samples=samples,
+                elites=elites,
+                iterations=iterations,
+                generator=torch.Generator(device).manual_seed(seed),
+            )
+        )
+    return torch.cat(plans).clamp(lower, upper) * model.act_std + model.act_mean
+
+
+def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[dict, dict]:
+    """Plan in the real environment: from frames of held-out episodes to later frames of the same.
+
+    A task is solved when the environment's criterion holds at any step within the budget. The tasks
+    depend on the dataset alone, so every method and seed meets the same. Returns the metrics and
+    the trajectories: states (tasks, budget+1, d), goals (tasks, d), first solved step or -1.
+    """
+    rows = data.windows("test", s.goal_offset).numpy()
+    rows = np.random.default_rng(0).permutation(rows)[: s.tasks]
+    starts, goals = data.states[rows].numpy(), data.states[rows + s.goal_offset].numpy()
+    goal_obs = data.frames[rows + s.goal_offset]
+    spent = []
+
+    def planner(obs: Tensor, active: np.ndarray, step: int) -> Tensor:
+        began = time.perf_counter()
+        settings = dict(horizon=s.horizon, samples=s.samples, elites=s.elites, iterations=s.iterations)
+        acts = plan(model, obs, goal_obs[active], **settings, seed=step).cpu()
+        spent.append((time.perf_counter() - began) / len(active))
+        return acts.reshape(len(active), s.horizon * s.block, -1)
+
+    rng = np.random.default_rng(1)
+
+    def random(obs: Tensor, active: np.ndarray, step: int) -> np.ndarray:
+        return rng.uniform(-1, 1, (len(active), s.horizon * s.block, data.actions.shape[1]))
+
+    states, solved = run_tasks(planner, starts, goals, s, "plan")
+    _, solved_random = run_tasks(random, starts, goals, s, "random policy")
+    unsolved = solved != 0
+    metrics = {
+        "tasks": len(rows),
+        "success": percent(solved >= 0),
+        "interval95": interval95(solved >= 0),
+        "unsolved_tasks": int(unsolved.sum()),
+        "success_unsolved": percent(solved[unsolved] >= 0),
+        "interval95_unsolved": interval95(solved[unsolved] >= 0),
+        "random": percent(solved_random >= 0),
+        "random_unsolved": percent(solved_random[unsolved] >= 0),
+        "seconds_per_plan": float(np.mean(spent)) if spent else None,
+    }
+    return metrics, {"states": states, "goals": goals, "solved": solved}
+
+
+def run_tasks(policy, starts: np.ndarray, goals: np.ndarray, s: "Settings", label: str):
+    """Run policy(obs, active, step) -> (n, steps, m) on all tasks at once until solved or the budget
+    is spent. Returns states (tasks, budget+1, d) and the first solved step of each, or -1."""
+    worlds = [make_env(s.env, s.variant, s.size) for _ in starts]
+    resets = [w.reset(options={"state": a, "goal": g}) for w, a, g in zip(worlds, starts, goals, strict=True)]
+    obs = torch.from_numpy(np.stack([o for o, _ in resets]))
+    states = np.repeat(starts[:, None], s.budget + 1, axis=1)
+    solved = np.array([0 if info["success"] else -1 for _, info in resets])
+    stride = s.horizon * s.block
+    for step in progress(range(0, s.budget, stride), label, math.ceil(s.budget / stride)):
+        active = np.flatnonzero(solved < 0)
+        if not len(active):
+            continue
+        plans = policy(obs[active], active, step)
+        for task, actions in zip(active, plans, strict=True):
+            for t, action in enumerate(actions[: s.budget - step], step + 1):
+                frame, _, done, _, info = worlds[task].step(np.asarray(action))
+                states[task, t:] = info["state"]
+                if done:
+                    solved[task] = t
+                    break
+            obs[task] = torch.from_numpy(frame)
+    return states, solved
+
+
+def percent(hits: np.ndarray) -> float | None:
+    return 100 * float(np.mean(hits)) if len(hits) else None
+
+
+def interval95(hits: np.ndarray) -> list[float] | None:
+    """Wilson's 95% interval of a success rate, in percent."""
+    n = len(hits)
+    if n == 0:
+        return None
+    z, p = 1.96, float(np.mean(hits))
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return [100 * (centre + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
+
+
+# ------------------------------------------------------------------------------------------------
+# Probes
+# ------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def encode_all(model: WorldModel, frames: Tensor, batch: int = 500) -> Tensor:
+    """Frames (F, S, S, 3) uint8 to latents (F, D) on the CPU."""
+    device = model.act_mean.device
+    return torch.cat([model.encode(part.to(device)).float().cpu() for part in frames.split(batch)])
+
+
+def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = train.mean(0), train.std(0).clamp_min(1e-12)
+    return (train - mean) / std, (test - mean) / std
+
+
+def r2(prediction: Tensor, target: Tensor) -> float:
+    """Coefficient of determination, averaged over components, (n, j), (n, j) -> scalar."""
+    residual = (prediction - target).square().sum(0)
+    return float((1 - residual / (target - target.mean(0)).square().sum(0).clamp_min(1e-12)).mean())
+
+
+def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, ridge: float = 1e-3) -> Tensor:
+    """Ridge regression on standardised inputs (n, D) and targets (n, j): predictions for x_test."""
+    x, y, x_test = x.double(), y.double(), x_test.double()
+    weights = torch.linalg.solve(x.T @ x + ridge * torch.eye(x.shape[1]), x.T @ y)
+    return x_test @ weights
+
+
+def mlp_probe(x: Tensor, y: Tensor, x_test: Tensor, *, epochs: int = 200, seed: int = 0) -> Tensor:
+    """An MLP 256-128 (Adam 1e-3, batch 512, stopped early on a tenth): predictions for x_test."""
+    x, y, x_test = x.float(), y.float(), x_test.float()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [nn.Linear(x.shape[1], 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()]
+        net = nn.Sequential(*layers, nn.Linear(128, y.shape[1]))
+    order = torch.randperm(len(x), generator=generator)
+    held, rest = order[: len(x) // 10], order[len(x) // 10 :]
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    best, best_error, patience = None, math.inf, 0
+    for _ in range(epochs):
+        for part in rest[torch.randperm(len(rest), generator=generator)].split(512):
+            optimizer.zero_grad()
+            F.mse_loss(net(x[part]), y[part]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            error = F.mse_loss(net(x[held]), y[held]).item()
+        patience = 0 if error < best_error else patience + 1
+        if error < best_error:
+            best, best_error = {k: v.clone() for k, v in net.state_dict().items()}, error
+        if patience >= 12:
+            break
+    net.load_state_dict(best)
+    with torch.no_grad():
+        return net(x_test).double()
+
+
+def principal_components(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (D,) in falling order and directions (D, D), a column each, of latents (n, D)."""
+    values, vectors = torch.linalg.eigh(torch.cov(z.double().T))
+    return values.flip(0).clamp_min(0), vectors.flip(1)
+
+
+def effective_dim(spectrum: Tensor) -> float:
+    """Participation ratio (sum v)^2 / sum v^2 of the variances v along the principal components.
+
+    It is n for n equal variances and needs no threshold; a component of little variance adds little.
+    """
+    return float(spectrum.sum() ** 2 / spectrum.square().sum().clamp_min(1e-300))
+
+
+def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[dict, dict, dict]:
+    """Probes, spectrum and rollouts on held-out episodes; returns both metrics and what figures need."""
+    rng = np.random.default_rng(0)
+    picks = [
+        np.sort(rng.permutation(data.windows(split, 0))[:count])
+        for split, count in (("train", s.probe_train), ("test", s.probe_test))
+    ]
+    z, z_test = (encode_all(model, data.frames[rows]) for rows in picks)
+    x, x_test = standardise(z.double(), z_test.double())
+    world = make_env(s.env, s.variant, s.size)
+    truth = world.probe_targets(data.states.numpy())
+    probe = {"linear": {}, "mlp": {}}
+    for name, values in progress(truth.items(), "probe", len(truth)):
+        y, y_test = standardise(*(torch.from_numpy(values[rows]) for rows in picks))
+        probe["linear"][name] = r2(linear_probe(x, y, x_test), y_test)
+        probe["mlp"][name] = r2(mlp_probe(x, y, x_test, epochs=s.probe_epochs), y_test)
+    spectrum, directions = principal_components(z_test)
+    # Rollouts: imagined against encoded latents, squared error relative to the latent's variance.
+    steps = 10
+    rows = data.windows("test", s.block * steps)
+    rows = rows[np.sort(rng.permutation(len(rows))[:500])]
+    obs, act = data.batch(rows, steps + 1, s.block)
+    encoded = encode_all(model, obs.flatten(0, 1)).unflatten(0, (len(rows), steps + 1))
+    with torch.inference_mode():
+        act = (act.to(model.act_mean.device) - model.act_mean) / model.act_std
+        imagined = model.rollout(encoded[:, 0].to(act.device), act).cpu()
+    error = (imagined - encoded).square().mean((0, 2)) / z_test.var(0).mean().clamp_min(1e-30)
+    latent = {
+        "effective_dim": effective_dim(spectrum),
+        "components_95": int((spectrum.cumsum(0) < 0.95 * spectrum.sum()).sum()) + 1,
+        "std": float(z_test.var(0).mean().sqrt()),
+        "spectrum": spectrum.tolist(),
+        "rollout_error": error[1:].tolist(),
+    }
+    mean = z_test.double().mean(0)
+    arrays = {
+        "components": (z_test - mean) @ directions[:, :4],
+        "encoded": (encoded - mean) @ directions[:, :2],
+        "imagined": (imagined - mean) @ directions[:, :2],
+        **{f"target {name}": values[picks[1]] for name, values in truth.items()},
+    }
+    return probe, latent, {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+
+
+# ------------------------------------------------------------------------------------------------
+# Figures: from a run's saved results only
+# ------------------------------------------------------------------------------------------------
+
+
+def figure_training(run: Path):
+    """The losses of log.csv over the steps."""
+    with open(run / "log.csv") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    fig, axes = new_figure(1, 3, 9, 2.6)
+    titles = {"forward_loss": "$L_{fwd}$", "inverse_loss": "$L_{inv}$", "latent_std": "spread of the latent"}
+    for ax, (name, title) in zip(axes.flat, titles.items(), strict=True):
+        ax.semilogy([r["step"] for r in rows], [r[name] for r in rows])
+        ax.set(xlabel="step", title=title)
+    return fig
+
+
+def figure_spectrum(run: Path):
+    """The variance of the held-out latents along their principal components."""
+    latent = json.loads((run / "metrics.json").read_text())["latent"]
+    share = np.array(latent["spectrum"][:16]) / sum(latent["spectrum"])
+    fig, axes = new_figure(1, 1, 4.5, 2.8)
+    axes[0, 0].bar(np.arange(1, len(share) + 1), 100 * share)
+    title = f"effective dimension {latent['effective_dim']:.2f}"
+    axes[0, 0].set(xlabel="principal component", ylabel="% of variance", title=title)
+    return fig
+
+
+def figure_latent(run: Path):
+    """The world, and the latent on its leading components, in the same colours."""
+    saved = np.load(run / "latents.npz")
+    names = [name for name in saved.files if name.startswith("target ")]
+    truth = np.concatenate([saved[name] for name in names], 1)[:3000, :2]
+    label = [
+        f"{name[7:]} {axis}" if saved[name].shape[1] > 1 else name[7:]
+        for name in names
+        for axis in "xyz"[: saved[name].shape[1]]
+    ]
+    components = saved["components"][:3000]
+    columns = truth.shape[1]
+    fig, axes = new_figure(1, 2 * columns, 4.4 * columns, 2.5)
+    for i in range(columns):
+        pairs = ((axes[0, i], truth, label[:2]), (axes[0, columns + i], components, ("PC 1", "PC 2")))
+        for ax, points, (x, y) in ((a, p, (*n, "")[:2]) for a, p, n in pairs):
+            ax.scatter(points[:, 0], points[:, -1 if points is truth else 1], 3, truth[:, i], cmap="viridis")
+            where = "world" if points is truth else "latent"
+            ax.set(xlabel=x, ylabel=y, title=f"{where}, colour: {label[i]}")
+    return fig
+
+
+def figure_rollout(run: Path):
+    """Encoded against imagined trajectories, and the imagination's error by step."""
+    saved, metrics = np.load(run / "latents.npz"), json.loads((run / "metrics.json").read_text())
+    fig, axes = new_figure(1, 2, 9, 3.6)
+    path, error = axes.flat
+    for n in range(min(5, len(saved["encoded"]))):
+        color = f"C{n}"
+        path.plot(*saved["encoded"][n].T, "-o", color=color, ms=4, label="encoded" if n == 0 else None)
+        path.plot(*saved["imagined"][n].T, "--x", color=color, ms=6, label="imagined" if n == 0 else None)
+    path.set(xlabel="PC 1", ylabel="PC 2", title="ten steps, held-out episodes")
+    path.legend()
+    curve = metrics["latent"]["rollout_error"]
+    error.plot(range(1, len(curve) + 1), curve, "-o")
+    error.set(xlabel="imagined steps", title="squared error / variance of the latent", ylim=(0, None))
+    return fig
+
+
+def figure_plan(run: Path):
+    """A filmstrip a task: the start, what happened, and the goal. Unsolved tasks, if any, last."""
+    s, saved = load_settings(run), np.load(run / "plans.npz")
+    world, solved = make_env(s.env, s.variant, 128), saved["solved"]
+    tasks = [*np.flatnonzero(solved > 0)[:4], *np.flatnonzero(solved < 0)[:2]]
+    fig, axes = new_figure(max(1, len(tasks)), 8, 9, 1.35 * max(1, len(tasks)))
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    for row, task in zip(axes, tasks, strict=False):
+        end = solved[task] if solved[task] > 0 else s.budget
+        steps = sorted(set(np.linspace(0, end, 7).round().astype(int)))
+        for ax, step in zip(row, steps, strict=False):
+            ax.imshow(world.render_state(saved["states"][task, step]))
+            ax.set_title("start" if step == 0 else f"step {step}", fontsize=8)
+        for ax in row[len(steps) : 7]:
+            ax.axis("off")
+        row[7].imshow(world.render_state(saved["goals"][task]))
+        row[7].set_title("goal", fontsize=8, color="green" if solved[task] > 0 else "red")
+        row[0].set_ylabel("solved" if solved[task] > 0 else "not solved", fontsize=8)
+    return fig
+
+
+def new_figure(rows: int, columns: int, width: float, height: float):
+    from matplotlib.figure import Figure  # imported here: training does not need it
+
+    fig = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return fig, fig.subplots(rows, columns, squeeze=False)
+
+
+FIGURES = {
+    "training": (figure_training, "log.csv"),
+    "spectrum": (figure_spectrum, "latents.npz"),
+    "latent": (figure_latent, "latents.npz"),
+    "rollout": (figure_rollout, "latents.npz"),
+    "plan": (figure_plan, "plans.npz"),
+}
+
+
+# ------------------------------------------------------------------------------------------------
+# Command line
+# ------------------------------------------------------------------------------------------------
+
+
+def setting(default, group: str, text: str):
+    return dataclasses.field(default=default, metadata={"group": group, "help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting there is. PRESETS change the defaults by environment, the command line both."""
+
+    env: str = setting("dotworld", "what", f"environment: {', '.join(envs.ENVS)}")
+    variant: str = setting("", "what", "variant of the environment; empty: its first")
+    method: str = setting("smwm", "method", f"training loss: {', '.join(METHODS)}")
+    seed: int = setting(0, "method", "seed of the weights and of the batches")
+    out: str = setting("", "method", "run folder; empty: runs/<env>[-<variant>]-<method>-s<seed>")
+    data: str = setting("", "method", "dataset folder; empty: collect one, or reuse it, in data/")
+    frames: int = setting(20_000, "data", "frames to collect")
+    episode: int = setting(50, "data", "frames of an episode")
+    size: int = setting(64, "data", "side of a frame in pixels, a multiple of 16")
+    data_seed: int = setting(0, "data", "seed of the collected data")
+    block: int = setting(5, "model", "env actions in a block (k)")
+    dim: int = setting(128, "model", "entries of the latent (D)")
+    channels: int = setting(32, "model", "channels of the encoder's first layer; then 2x, 4x")
+    hidden: int = setting(512, "model", "width of the encoder's head")
+    width: int = setting(256, "model", "width of forward and inverse model")
+    depth: int = setting(3, "model", "blocks of the forward model")
+    steps: int = setting(5000, "training", "optimiser steps")
+    batch: int = setting(128, "training", "windows in a batch (B)")
+    sequence: int = setting(4, "training", "frames in a window (T), one block apart")
+    lr: float = setting(1e-3, "training", "peak learning rate of AdamW, one cycle")
+    weight_decay: float = setting(1e-4, "training", "weight decay of AdamW")
+    lam: float = setting(10.0, "training", "weight of the anti-collapse term (sigreg: 0.1)")
+    log_every: int = setting(50, "training", "steps between rows of log.csv")
+    probe_train: int = setting(25_000, "probe", "embeddings to fit the probes on")
+    probe_test: int = setting(5_000, "probe", "held-out embeddings to score them on")
+    probe_epochs: int = setting(200, "probe", "epochs of the MLP probe, at most")
+    tasks: int = setting(100, "planning", "planning tasks")
+    goal_offset: int = setting(25, "planning", "env steps from start to goal in the data")
+    budget: int = setting(50, "planning", "env steps to reach the goal")
+    horizon: int = setting(5, "planning", "blocks to plan, all executed before planning again (H)")
+    samples: int = setting(300, "planning", "CEM samples (N)")
+    elites: int = setting(30, "planning", "CEM elites (K)")
+    iterations: int = setting(30, "planning", "CEM iterations")
+    device: str = setting("auto", "machine", "auto (CUDA if there), cpu, cuda, cuda:1, ...")
+    precision: str = setting("auto", "machine", "auto (bf16 where the hardware is fast at it), fp32, bf16")
+    threads: int = setting(0, "machine", "CPU threads; 0: torch's choice")
+
+    def __post_init__(self):
+        def expect(name: str, known) -> None:
+            if getattr(self, name) not in known:
+                raise InputError(f"--{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+        expect("env", envs.ENVS)
+        if not self.variant:
+            object.__setattr__(self, "variant", next(iter(envs.ENVS[self.env].VARIANTS)))
+        expect("variant", envs.ENVS[self.env].VARIANTS)
+        expect("method", METHODS)
+        expect("precision", ("auto", "fp32", "bf16"))
+        zero = {"seed", "data_seed", "threads", "depth", "weight_decay", "lam"}
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 0 if field.name in zero else 1
+            if field.type is int and value < least or field.type is float and not 0 <= value < math.inf:
+                option = field.name.replace("_", "-")
+                raise InputError(f"--{option}: expected a number of at least {least}, got {value}")
+        if self.size % 16:
+            raise InputError(f"--size: expected a multiple of 16, got {self.size}")
+        if self.sequence < 2:
+            raise InputError(f"--sequence: expected at least 2 frames, got {self.sequence}")
+        if not 2 <= self.elites <= self.samples:
+            raise InputError(f"--elites: expected 2 to --samples {self.samples}, got {self.elites}")
+
+
+# What an environment sets differently from the defaults above.
+PRESETS = {
+    "dotworld": dict(
+        block=1, dim=64, channels=16, hidden=256, width=128, depth=2, steps=220, batch=64, lr=4e-3,
+        log_every=10, samples=100, elites=10, iterations=10,
+    ),
+}  # fmt: skip
+
+
+def settings_for(given: dict) -> Settings:
+    """Settings from what the command line gave, over the environment's preset."""
+    preset = PRESETS.get(given.get("env", Settings.env), {})
+    if given.get("method") == "sigreg":
+        preset = preset | {"lam": 0.1}
+    return Settings(**{**preset, **given})
+
+
+def build_model(s: Settings, act_dim: int) -> WorldModel:
+    sizes = {name: getattr(s, name) for name in ("size", "channels", "hidden", "dim", "width", "depth")}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(s.seed)
+        return WorldModel(act_dim=act_dim, **sizes)
+
+
+def pick_device(s: Settings) -> torch.device:
+    if s.threads:
+        torch.set_num_threads(s.threads)
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if s.device == "auto" else s.device
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
+
+
+def load_settings(run: Path) -> Settings:
+    try:
+        return Settings(**json.loads((run / "settings.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{run}: expected a run folder with settings.json, got: {error}") from error
+
+
+def save_checkpoint(path: Path, model: WorldModel, s: Settings) -> None:
+    content = {"smwm": 1, "settings": dataclasses.asdict(s), "act_dim": len(model.act_mean)}
+    with replacing(path) as temporary:
+        torch.save(content | {"model": model.state_dict()}, temporary)
+
+
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[WorldModel, Settings]:
+    """The trained model, in evaluation mode, and its settings. Raises InputError on any other file."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        s = Settings(**content["settings"])
+        model = build_model(s, content["act_dim"]).to(device)
+        model.load_state_dict(content["model"])
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: expected a checkpoint, found none; let the training finish") from error
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: expected a whole smwm checkpoint, got: {reason}; train anew") from error
+    return model.eval(), s
+
+
+def open_dataset(s: Settings) -> Dataset:
+    path = s.data or collect(
+        s.env, s.variant, size=s.size, frames=s.frames, episode=s.episode, seed=s.data_seed
+    )
+    data = Dataset(path)
+    if data.size != s.size:
+        raise InputError(f"{path}: expected frames of --size {s.size}, got {data.size}; set --size {data.size}")
+    return data
+
+
+def machine(device: torch.device) -> dict:
+    """What the numbers of a run were measured on."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif (info := Path("/proc/cpuinfo")).exists():
+        name = info.read_text().partition("model name")[2].partition(":")[2].splitlines()[0].strip() or name
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {"device": name, "threads": torch.get_num_threads(), **versions}
+
+
+def update_metrics(run: Path, **parts) -> None:
+    path = run / "metrics.json"
+    write_json(path, (json.loads(path.read_text()) if path.exists() else {}) | parts)
+
+
+def run_train(s: Settings, overwrite: bool) -> None:
+    variant = "" if s.variant == next(iter(envs.ENVS[s.env].VARIANTS)) else f"-{s.variant}"
+    run = Path(s.out or f"runs/{s.env}{variant}-{s.method}-s{s.seed}")
+    device = pick_device(s)
+    if run.exists() and not overwrite:
+        raise InputError(f"{run}: exists already; choose another --out, or --overwrite to lose what is there")
+    if overwrite and run.exists():
+        if not (run / "settings.json").exists():
+            raise InputError(f"{run}: not a run folder (no settings.json); it is left as it is")
+        shutil.rmtree(run)
+    run.mkdir(parents=True)
+    write_json(run / "settings.json", dataclasses.asdict(s))
+    data = open_dataset(s)
+    model = build_model(s, s.block * data.actions.shape[1]).to(device)
+    with open(run / "log.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+
+        def log(row: dict) -> None:
+            if row["step"] == min(s.log_every, s.steps):
+                writer.writerow(row)
+            writer.writerow(f"{value:.6g}" for value in row.values())
+            file.flush()
+
+        metrics = train(model, data, s, log)
+    save_checkpoint(run / "checkpoint.pt", model, s)
+    parameters = sum(p.numel() for p in model.parameters())
+    update_metrics(run, train=metrics | {"parameters": parameters}, machine=machine(device))
+    print(f"{run}: trained {parameters:,} parameters for {s.steps} steps in {metrics['seconds']:.1f} s")
+    run_probe(run, s, model, data)
+    run_plan(run, s, model, data)
+
+
+def run_probe(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
+    probe, latent, arrays = evaluate_latent(model, data, s)
+    with replacing(run / "latents.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    update_metrics(run, probe=probe, latent=latent)
+    controlled = make_env(s.env, s.variant, s.size).controlled
+    print(f"{'probe R2 on held-out episodes':<32}{'linear':>8}{'MLP':>8}")
+    for name in probe["linear"]:
+        note = "" if name in controlled else " (not controlled)"
+        print(f"  {name + note:<30}{probe['linear'][name]:8.4f}{probe['mlp'][name]:8.4f}")
+    dims = f"{latent['effective_dim']:.2f} ({latent['components_95']} components hold 95% of the variance)"
+    print(f"effective dimension of the latent {dims}, spread {latent['std']:.3g}")
+    print(f"rollout error / latent variance after 5 steps {latent['rollout_error'][4]:.4f}")
+
+
+def run_plan(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
+    planning, arrays = evaluate_planning(model, data, s)
+    with replacing(run / "plans.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    update_metrics(run, planning=planning)
+    for suffix, label, count in (("", "all tasks", "tasks"), ("_unsolved", "not solved at start", "unsolved_tasks")):
+        if not planning[count]:
+            print(f"planning, {label}: none of the tasks")
+            continue
+        low, high = planning[f"interval95{suffix}"]
+        success, random = planning[f"success{suffix}"], planning[f"random{suffix}"]
+        result = f"{success:.1f}% [{low:.0f}, {high:.0f}], random policy {random:.1f}%"
+        print(f"planning, {label} (n = {planning[count]}): {result}")
+
+
+def run_figures(run: Path) -> None:
+    made = []
+    for name, (draw, needs) in FIGURES.items():
+        if (run / needs).exists():
+            path = run / "figures" / f"{name}.png"
+            with replacing(path) as temporary:
+                draw(run).savefig(temporary, format="png")
+            made.append(str(path))
+    print("\n".join(made) or f"{run}: nothing to draw yet; run train, probe or plan first")
+
+
+COMMANDS = {
+    "train": ("collect, train, probe and plan", ("what", "method", "data", "model", "training", "probe", "planning", "machine")),
+    "collect": ("collect a dataset and say where it is", ("what", "data")),
+    "probe": ("probe the latent of a finished run", ("probe", "machine")),
+    "plan": ("plan with a finished run", ("planning", "machine")),
+    "figures": ("draw the figures of a finished run into its figures/", ()),
+}  # fmt: skip
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line, made from Settings; --help shows the defaults of the environment it names."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--env", default=Settings.env)
+    defaults = PRESETS.get(peek.parse_known_args(argv)[0].env, {})
+    tall = partial(argparse.HelpFormatter, max_help_position=26, width=100)
+    parser = argparse.ArgumentParser(prog="smwm.py", description=__doc__.splitlines()[0], formatter_class=tall)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for command, (text, groups) in COMMANDS.items():
+        sub = commands.add_parser(command, help=text, description=text, formatter_class=tall, allow_abbrev=False)
+        sub.usage = f"smwm.py {command} " + ("[run] " if "what" not in groups else "") + "[options]"
+        if "what" not in groups:
+            sub.add_argument("run", type=Path, help="run folder that train left")
+        for field in dataclasses.fields(Settings):
+            if field.metadata["group"] in groups:
+                default = defaults.get(field.name, field.default)
+                note = "" if default == "" or "what" not in groups else f" [{default}]"
+                sub.add_argument(
+                    f"--{field.name.replace('_', '-')}",
+                    type=field.type,
+                    default=argparse.SUPPRESS,
+                    metavar=field.type.__name__,
+                    help=field.metadata["help"] + note,
+                )
+        if command == "train":
+            sub.add_argument("--overwrite", action="store_true", help="replace the run folder if it exists")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = vars(parse(sys.argv[1:] if argv is None else argv))
+    command, run, overwrite = given.pop("command"), given.pop("run", None), given.pop("overwrite", False)
+    try:
+        if command == "train":
+            run_train(settings_for(given), overwrite)
+        elif command == "collect":
+            print(open_dataset(settings_for(given)).path)
+        elif command == "figures":
+            load_settings(run)
+            run_figures(run)
+        else:
+            model, s = load_checkpoint(run / "checkpoint.pt")
+            s = dataclasses.replace(s, **given)
+            model.to(pick_device(s))
+            {"probe": run_probe, "plan": run_plan}[command](run, s, model, open_dataset(s))
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left to be taken for whole", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
