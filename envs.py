@@ -13,7 +13,9 @@ one environment elsewhere, copy its class, `PixelEnv` and, for the two-dimension
 import math
 
 import gymnasium as gym
+import mujoco
 import numpy as np
+import pymunk
 
 # ------------------------------------------------------------------------------------------------
 # Base class and canvas
@@ -32,6 +34,7 @@ class PixelEnv(gym.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments; the first is the default
     goal = None
 
     def __init__(self, action_dim: int, *, size: int = 64, render_mode: str | None = None):
@@ -410,5 +413,652 @@ class DotWorld(PixelEnv):
         return policy
 
 
-ENVS = {"dotworld": DotWorld}
-gym.register("smwm/DotWorld-v0", "envs:DotWorld", max_episode_steps=50)
+
+# ------------------------------------------------------------------------------------------------
+# TwoRoom
+# ------------------------------------------------------------------------------------------------
+
+
+class TwoRoom(PixelEnv):
+    """
+    ## Description
+    A round agent in a square of 224 x 224 units, cut by a wall with one door. The published rule
+    (stable-worldmodel): a step is cut at the border; a step that enters the wall's zone from the
+    side it started on, outside the door, stops 0.5 units before the wall.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`: displacement (x, y) in units of the speed, 5 units a step.
+
+    ## Observation Space
+    `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down. No target is drawn.
+
+    ## Rewards
+    1 on a step that reaches the goal, else 0.
+
+    ## Starting State
+    Uniform in the two rooms, where the agent (radius 7) touches neither border (14 wide) nor wall.
+
+    ## Episode End
+    At the goal: distance below 16 units.
+
+    ## Arguments
+    * `size=64`: side of the frame in pixels.
+
+    State: (x, y). The wall is at x = 112, 10 thick, its door centred at y = 49 with half-size 14.
+    """
+
+    WORLD, BORDER, RADIUS, SPEED, GOAL_DISTANCE = 224.0, 14.0, 7.0, 5.0, 16.0
+    WALL, THICKNESS, DOOR, DOOR_HALF, DOOR_MARGIN, PUSHBACK = 112.0, 10.0, 49.0, 14.0, 1.75, 0.5
+    controlled = ("agent position",)
+
+    def __init__(self, *, size: int = 64, render_mode: str | None = None):
+        super().__init__(2, size=size, render_mode=render_mode)
+        self._position = np.zeros(2)
+        canvas, w, b = Canvas(self.size, self.WORLD), self.WORLD, self.BORDER
+        x, half = self.WALL, self.THICKNESS / 2
+        low, high = self.DOOR - self.DOOR_HALF, self.DOOR + self.DOOR_HALF
+        for x0, y0, x1, y1 in (
+            (0, 0, w, b),
+            (0, w - b, w, w),
+            (0, 0, b, w),
+            (w - b, 0, w, w),
+            (x - half, 0, x + half, low),
+            (x - half, high, x + half, w),
+        ):
+            canvas.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], (60, 60, 60))
+        self._rooms = canvas.frame
+
+    def state(self) -> np.ndarray:
+        return self._position.copy()
+
+    def _set_state(self, state: np.ndarray) -> None:
+        self._position = state.copy()
+
+    def _initial_state(self) -> np.ndarray:
+        return self._place(self.np_random)
+
+    def _place(self, rng: np.random.Generator) -> np.ndarray:
+        margin = self.BORDER + self.RADIUS
+        while True:
+            place = rng.uniform(margin, self.WORLD - margin, 2)
+            if abs(place[0] - self.WALL) > self.THICKNESS / 2 + self.RADIUS:
+                return place
+
+    def _step(self, action: np.ndarray) -> None:
+        # float32, as the original computes
+        moved = self._position.astype(np.float32) + action.astype(np.float32) * np.float32(self.SPEED)
+        margin, zone = self.BORDER + self.RADIUS, self.THICKNESS / 2 + self.RADIUS
+        x, y = (min(max(float(v), margin), self.WORLD - margin) for v in moved)
+        if abs(y - self.DOOR) > self.DOOR_HALF + self.DOOR_MARGIN:
+            if self._position[0] < self.WALL and x > self.WALL - zone:
+                x = self.WALL - zone - self.PUSHBACK
+            elif self._position[0] >= self.WALL and x < self.WALL + zone:
+                x = self.WALL + zone + self.PUSHBACK
+        self._position = np.array([x, y])
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        canvas = Canvas(self.size, self.WORLD, self._rooms)
+        canvas.disc(state[:2], self.RADIUS, (214, 39, 40))
+        return canvas.frame
+
+    def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
+        return math.hypot(*(state - goal)) < self.GOAL_DISTANCE
+
+    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        return {"agent position": states[:, :2]}
+
+    def behavior(self, rng: np.random.Generator):
+        """Head for a random target, through the door if it is in the other room, then for another;
+        noise of standard deviation 2 on each entry, the last action again with probability 0.05."""
+        target, last = None, None
+
+        def policy(env: "TwoRoom") -> np.ndarray:
+            nonlocal target, last
+            here = env._position
+            if target is None or math.hypot(*(here - target)) < env.GOAL_DISTANCE:
+                target = env._place(rng)
+            heading = target - here
+            if (here[0] < env.WALL) != (target[0] < env.WALL):
+                door = np.array([env.WALL, env.DOOR]) - here
+                heading = door if math.hypot(*door) > 10.5 else heading
+            action = heading / max(math.hypot(*heading), 1e-8) + rng.normal(0.0, 2.0, 2)
+            if last is None or rng.random() >= 0.05:
+                last = np.clip(action, -1, 1).astype(np.float32)
+            return last
+
+        return policy
+
+
+# ------------------------------------------------------------------------------------------------
+# Push-T
+# ------------------------------------------------------------------------------------------------
+
+
+class PushT(PixelEnv):
+    """
+    ## Description
+    A round pusher and a T-shaped block on a plane of 512 x 512 units, seen from above (pymunk; no
+    gravity, a block that is not pushed stands still). The agent is moved by a PD controller
+    (k_p 100, k_v 20) towards a point; 10 physics steps of 0.01 s an action.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`: where the agent should go, relative to where it is, in units of
+    100 (x, y).
+
+    ## Observation Space
+    `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down. No target is drawn.
+
+    ## Rewards
+    1 on a step that reaches the goal, else 0.
+
+    ## Starting State
+    Block at rest, x, y uniform in [100, 400], angle uniform in [0, 2 pi]; agent uniform in
+    [50, 450], at least 5 units from the block.
+
+    ## Episode End
+    At the goal: agent x, y and block x, y within 20 units of the goal's (the norm of all four
+    differences), and the block's angle within pi/9.
+
+    ## Arguments
+    * `size=64`: side of the frame in pixels.
+
+    State: agent x, y, block x, y, angle, agent velocity x, y; then the block's centre of gravity
+    x, y, velocity x, y and angular velocity. Placing a state of the first seven entries alone does
+    what the original does at reset: the block at rest, then one physics step. Away from contact a
+    restored state continues to the last bit. In contact, pymunk keeps solver impulses that cannot
+    be set: over @CONTACT@.
+    """
+
+    WORLD, AGENT_RADIUS, SCALE, ACTION, DT, SUBSTEPS = 512.0, 15.0, 30.0, 100.0, 0.01, 10
+    K_P, K_V = 100, 20
+    GOAL_DISTANCE, GOAL_ANGLE = 20.0, math.pi / 9
+    # The T's two boxes in its own frame: a bar of 120 x 30, a stem of 30 x 90 below it.
+    BAR = [(-60.0, 30.0), (60.0, 30.0), (60.0, 0.0), (-60.0, 0.0)]
+    STEM = [(-15.0, 30.0), (-15.0, 120.0), (15.0, 120.0), (15.0, 30.0)]
+    controlled = ("agent position", "block position", "block orientation")
+
+    def __init__(self, *, size: int = 64, render_mode: str | None = None):
+        super().__init__(2, size=size, render_mode=render_mode)
+        canvas, corners = Canvas(self.size, self.WORLD), [(5, 5), (5, 506), (506, 506), (506, 5)]
+        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
+            canvas.capsule(a, b, 2, (160, 160, 160))
+        self._floor = canvas.frame
+        self._build()
+
+    def _build(self) -> None:
+        self._space = pymunk.Space()
+        self._space.gravity, self._space.damping = (0, 0), 0
+        ends = [((5, 506), (5, 5)), ((5, 5), (506, 5)), ((506, 5), (506, 506)), ((5, 506), (506, 506))]
+        self._space.add(*(pymunk.Segment(self._space.static_body, a, b, 2) for a, b in ends))
+        self._agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
+        self._space.add(self._agent, pymunk.Circle(self._agent, self.AGENT_RADIUS))
+        # The original takes the bar's moment for both boxes.
+        moment = pymunk.moment_for_poly(1, self.BAR)
+        self._block = pymunk.Body(1, moment + moment)
+        bar, stem = (pymunk.Poly(self._block, box) for box in (self.BAR, self.STEM))
+        self._cog = (bar.center_of_gravity + stem.center_of_gravity) / 2
+        self._block.center_of_gravity = self._cog
+        self._space.add(self._block, bar, stem)
+
+    def state(self) -> np.ndarray:
+        agent, block = self._agent, self._block
+        published = (*agent.position, *block.position, block.angle, *agent.velocity)
+        # pymunk computes with the centre of gravity; that is what its position is without an offset.
+        block.center_of_gravity = (0, 0)
+        block.angle = block.angle
+        centre = block.position
+        block.center_of_gravity = self._cog
+        block.angle = block.angle
+        return np.array([*published, *centre, *block.velocity, block.angular_velocity])
+
+    def set_state(self, state: np.ndarray) -> None:
+        if np.shape(state) != (7,):
+            return super().set_state(state)
+        self._build()
+        self._place(self._checked(state, "state", (7,)))
+        self._space.step(self.DT)
+
+    def _place(self, state: np.ndarray) -> None:
+        values = state.tolist()
+        self._agent.velocity, self._agent.position = tuple(values[5:7]), tuple(values[0:2])
+        self._block.angle = values[4]
+        self._block.position = tuple(values[2:4])
+
+    def _set_state(self, state: np.ndarray) -> None:
+        self._build()  # a new space has no impulses left from other contacts
+        self._place(state)
+        block, values = self._block, state.tolist()
+        block.center_of_gravity = (0, 0)
+        block.position = tuple(values[7:9])
+        block.center_of_gravity = self._cog
+        block.angle = values[4]
+        block.velocity, block.angular_velocity = tuple(values[9:11]), values[11]
+
+    def _initial_state(self) -> np.ndarray:
+        rng = self.np_random
+        x, y = rng.uniform(100, 400, 2)
+        angle = rng.uniform(0, 2 * math.pi)
+        centre = np.array([x, y]) + self._rotation(angle) @ self._cog
+        while True:
+            agent = rng.uniform(50, 450, 2)
+            self._set_state(np.array([*agent, x, y, angle, 0, 0, *centre, 0, 0, 0]))
+            gap = min(shape.point_query(tuple(agent)).distance for shape in self._block.shapes)
+            if gap >= self.AGENT_RADIUS + 5:
+                return self.state()
+
+    @staticmethod
+    def _rotation(angle: float) -> np.ndarray:
+        c, s = math.cos(angle), math.sin(angle)
+        return np.array([[c, -s], [s, c]])
+
+    def _step(self, action: np.ndarray) -> None:
+        agent = self._agent
+        target = agent.position + pymunk.Vec2d(*action.tolist()) * self.ACTION
+        for _ in range(self.SUBSTEPS):
+            pull = self.K_P * (target - agent.position) + self.K_V * (pymunk.Vec2d(0, 0) - agent.velocity)
+            agent.velocity += pull * self.DT
+            self._space.step(self.DT)
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        canvas, rotation = Canvas(self.size, self.WORLD, self._floor), self._rotation(state[4])
+        for box in (self.BAR, self.STEM):
+            canvas.polygon(np.array(box) @ rotation.T + state[2:4], (119, 136, 153))
+        canvas.disc(state[:2], self.AGENT_RADIUS, (65, 105, 225))
+        return canvas.frame
+
+    def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
+        distance = np.sqrt(((state[:4] - goal[:4]) ** 2).sum())
+        angle = abs(math.remainder(state[4] - goal[4], 2 * math.pi))
+        return bool(distance < self.GOAL_DISTANCE and angle < self.GOAL_ANGLE)
+
+    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        angle = states[:, 4:5]
+        return {
+            "agent position": states[:, :2],
+            "block position": states[:, 2:4],
+            "block orientation": np.concatenate([np.sin(angle), np.cos(angle)], 1),
+        }
+
+    def behavior(self, rng: np.random.Generator):
+        """Walk round the block to a random point of its outline, push it there for some steps in a
+        direction about the inward normal, and again; pushes that would end at a wall are redrawn."""
+        outline = np.array([(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)])
+        edges = np.roll(outline, -1, 0) - outline
+        lengths = np.abs(edges).sum(1)
+        plan = {"left": 0}
+
+        def draw(env: "PushT") -> None:
+            rotation, origin = env._rotation(env._block.angle), np.array(env._block.position)
+            for _ in range(20):
+                edge = rng.choice(8, p=lengths / lengths.sum())
+                point = outline[edge] + rng.uniform(0.05, 0.95) * edges[edge]
+                inward = np.array([-edges[edge][1], edges[edge][0]]) / lengths[edge]
+                turn = env._rotation(rng.uniform(-0.5, 0.5))
+                direction = rotation @ turn @ inward
+                ahead = origin + rotation @ env._cog + 120 * direction
+                if (np.abs(ahead - env.WORLD / 2) < 180).all():
+                    break
+            plan.update(point=point, inward=inward, turn=turn, left=int(rng.integers(4, 12)))
+            plan.update(speed=rng.uniform(0.3, 1.0), walking=True)
+
+        def policy(env: "PushT") -> np.ndarray:
+            if plan["left"] <= 0:
+                draw(env)
+            agent, rotation = np.array(env._agent.position), env._rotation(env._block.angle)
+            origin = np.array(env._block.position)
+            centre = origin + rotation @ env._cog
+            contact, inward = origin + rotation @ plan["point"], rotation @ plan["inward"]
+            start = contact - (env.AGENT_RADIUS + 12) * inward
+            if plan["walking"]:
+                # round the block on a circle, then straight to where the push starts
+                a, b = (math.atan2(*(p - centre)[::-1]) for p in (agent, start))
+                angle = math.remainder(b - a, 2 * math.pi)
+                goal = start
+                if abs(angle) > 0.5:
+                    step = a + math.copysign(min(abs(angle), 0.7), angle)
+                    goal = centre + 115 * np.array([math.cos(step), math.sin(step)])
+                action = (np.clip(goal, 20, env.WORLD - 20) - agent) / (0.4 * env.ACTION)
+                plan["walking"] = math.hypot(*(start - agent)) > 12
+                plan["patience"] = plan.get("patience", 0) + 1
+                if plan["patience"] > 25:
+                    plan.update(left=0, patience=0)
+            else:
+                action = plan["speed"] * (rotation @ plan["turn"] @ plan["inward"])
+                plan.update(left=plan["left"] - 1, patience=0)
+            return np.clip(action + rng.normal(0, 0.1, 2), -1, 1).astype(np.float32)
+
+        return policy
+
+
+# ------------------------------------------------------------------------------------------------
+# Reacher
+# ------------------------------------------------------------------------------------------------
+
+
+class Reacher(PixelEnv):
+    """
+    ## Description
+    The two-link planar arm of the DeepMind Control Suite, physics identical (MuJoCo): timestep and
+    action 0.02 s, contacts off, links of 0.12 m and 0.12 m (the second drawn 0.10 m and a ball at its tip),
+    capsules of radius 0.01 m, joint damping 0.01, the wrist limited to 160 degrees each way.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`: control of the motors at shoulder and wrist, gear 0.05.
+
+    ## Observation Space
+    `Box(0, 255, (size, size, 3), uint8)`: the frame, 0.6 x 0.6 m seen from above. No target is drawn.
+
+    ## Rewards
+    1 on a step that reaches the goal, else 0.
+
+    ## Starting State
+    Shoulder uniform in [-180, 180] degrees, wrist in [-160, 160] degrees, at rest.
+
+    ## Episode End
+    At the goal: both joint angles within 0.05 rad (the shoulder's difference wrapped).
+
+    ## Arguments
+    * `size=64`: side of the frame in pixels.
+
+    State: shoulder and wrist angle (rad), their velocities (rad/s), then the solver's warm start.
+    """
+
+    XML = """
+    <mujoco>
+      <option timestep="0.02"><flag contact="disable"/></option>
+      <default>
+        <joint type="hinge" axis="0 0 1" damping="0.01"/>
+        <motor gear="0.05" ctrlrange="-1 1" ctrllimited="true"/>
+      </default>
+      <worldbody>
+        <body pos="0 0 0.01">
+          <geom type="capsule" fromto="0 0 0 0.12 0 0" size="0.01"/>
+          <joint name="shoulder"/>
+          <body pos="0.12 0 0">
+            <geom type="capsule" fromto="0 0 0 0.1 0 0" size="0.01"/>
+            <joint name="wrist" limited="true" range="-160 160"/>
+            <body pos="0.12 0 0"><geom type="sphere" size="0.01"/></body>
+          </body>
+        </body>
+      </worldbody>
+      <actuator><motor joint="shoulder"/><motor joint="wrist"/></actuator>
+    </mujoco>"""
+    WORLD, LINK, DRAWN, RADIUS, GOAL_ANGLE = 0.6, 0.12, 0.10, 0.01, 0.05
+    controlled = ("joint angles",)
+
+    def __init__(self, *, size: int = 64, render_mode: str | None = None):
+        super().__init__(2, size=size, render_mode=render_mode)
+        self._model = mujoco.MjModel.from_xml_string(self.XML)
+        self._data = mujoco.MjData(self._model)
+
+    def state(self) -> np.ndarray:
+        data = self._data
+        return np.concatenate([data.qpos, data.qvel, data.qacc_warmstart])
+
+    def _set_state(self, state: np.ndarray) -> None:
+        data = self._data
+        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = state[:2], state[2:4], state[4:]
+
+    def _initial_state(self) -> np.ndarray:
+        limits = np.array([math.pi, math.radians(160)])
+        return np.concatenate([self.np_random.uniform(-limits, limits), np.zeros(4)])
+
+    def _step(self, action: np.ndarray) -> None:
+        self._data.ctrl[:] = action
+        mujoco.mj_step(self._model, self._data)
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        canvas, middle = Canvas(self.size, self.WORLD, 245), self.WORLD / 2
+        canvas.disc((middle, middle), 2 * self.RADIUS, (60, 60, 60))
+        # y points up in the world and down in the frame
+        x, y = math.cos(state[0]), -math.sin(state[0])
+        elbow = (middle + self.LINK * x, middle + self.LINK * y)
+        x, y = math.cos(state[0] + state[1]), -math.sin(state[0] + state[1])
+        end = (elbow[0] + self.DRAWN * x, elbow[1] + self.DRAWN * y)
+        finger = (elbow[0] + self.LINK * x, elbow[1] + self.LINK * y)
+        canvas.capsule((middle, middle), elbow, self.RADIUS, (31, 119, 180))
+        canvas.capsule(elbow, end, self.RADIUS, (255, 127, 14))
+        canvas.disc(finger, self.RADIUS, (214, 39, 40))
+        return canvas.frame
+
+    def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
+        shoulder = abs(math.remainder(state[0] - goal[0], 2 * math.pi))
+        return shoulder < self.GOAL_ANGLE and abs(state[1] - goal[1]) < self.GOAL_ANGLE
+
+    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        angles = states[:, :2]
+        return {"joint angles": np.concatenate([np.sin(angles), np.cos(angles)], 1)}
+
+    def behavior(self, rng: np.random.Generator):
+        """Uniform random actions."""
+        return lambda env: rng.uniform(-1, 1, 2).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------------
+# Cube
+# ------------------------------------------------------------------------------------------------
+
+
+class Cube(PixelEnv):
+    """
+    ## Description
+    A gripper with two fingers and a cube on a table (after OGBench cube-single; MuJoCo, physics
+    0.002 s, control 0.05 s). The gripper really grasps, by contact and friction. The arm that carries
+    it is left out, since the original makes it transparent: a carriage holds the gripper.
+
+    ## Action Space
+    `Box(-1, 1, (5,), float32)`: targets relative to where the gripper is: x, y, z in units of 0.05 m,
+    yaw in units of 0.3 rad, opening in units of 1 (positive closes).
+
+    ## Observation Space
+    `Box(0, 255, (size, size, 3), uint8)`: the frame of a camera in front, looking down at 30 degrees.
+
+    ## Rewards
+    1 on a step that reaches the goal, else 0.
+
+    ## Starting State
+    Cube (half-size 0.02 m) on the table, x uniform in [0.3, 0.55] m, y in [-0.3, 0.3] m, any yaw;
+    gripper open, anywhere in x [0.25, 0.6], y [-0.35, 0.35], z [0.15, 0.35] m, any yaw.
+
+    ## Episode End
+    At the goal: the cube within 0.04 m of its goal position.
+
+    ## Arguments
+    * `size=64`: side of the frame in pixels.
+
+    State: cube x, y, z, quaternion w, x, y, z; gripper x, y, z, yaw and opening from 0 to 1, where 1
+    is closed; then MuJoCo's full integration state. The gripper stays in x [0.25, 0.6],
+    y [-0.35, 0.35], z [0.02, 0.35] m.
+    """
+
+    FINGER_TRAVEL = 0.04  # m from the centre to a finger when open
+    XML = """
+    <mujoco>
+      <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
+      <default><position kp="3000" kv="70"/></default>
+      <worldbody>
+        <geom name="table" type="plane" size="2 2 0.1"/>
+        <body name="cube" pos="0.4 0 0.02">
+          <freejoint/><geom name="cube" type="box" size="0.02 0.02 0.02" density="1000" condim="4"/>
+        </body>
+        <body name="gripper" gravcomp="1">
+          <inertial pos="0 0 0.05" mass="0.35" diaginertia="0.002 0.002 0.002"/>
+          <joint name="x" type="slide" axis="1 0 0"/><joint name="y" type="slide" axis="0 1 0"/>
+          <joint name="z" type="slide" axis="0 0 1"/><joint name="yaw" type="hinge" axis="0 0 1"/>
+          <geom name="palm" type="box" size="0.012 0.048 0.01" pos="0 0 0.045" contype="0" conaffinity="0"/>
+          <body gravcomp="1">
+            <joint name="left" type="slide" axis="0 1 0" range="0 0.04"/>
+            <geom name="left" type="box" size="0.005 0.003 0.025" pos="0 0.003 0.01" mass="0.02" condim="4"/>
+          </body>
+          <body gravcomp="1">
+            <joint name="right" type="slide" axis="0 -1 0" range="0 0.04"/>
+            <geom name="right" type="box" size="0.005 0.003 0.025" pos="0 -0.003 0.01" mass="0.02" condim="4"/>
+          </body>
+        </body>
+      </worldbody>
+      <actuator>
+        <position joint="x"/><position joint="y"/><position joint="z"/>
+        <position joint="yaw" kp="40" kv="0.6"/>
+        <position joint="left" kp="200" kv="4" forcerange="-15 15"/>
+        <position joint="right" kp="200" kv="4" forcerange="-15 15"/>
+      </actuator>
+    </mujoco>"""
+    SUBSTEPS, CUBE, GOAL_DISTANCE = 25, 0.02, 0.04  # m
+    SCALE = np.array([0.05, 0.05, 0.05, 0.3, 1.0])  # m, m, m, rad, opening
+    LOW, HIGH = np.array([0.25, -0.35, 0.02]), np.array([0.6, 0.35, 0.35])  # m
+    CUBE_LOW, CUBE_HIGH = np.array([0.3, -0.3]), np.array([0.55, 0.3])  # m
+    COLORS = {"table": (205, 198, 188), "cube": (214, 39, 40), "palm": (70, 70, 75)} | {
+        "left": (31, 119, 180),
+        "right": (44, 160, 44),
+    }
+    CAMERA, PITCH, VIEW = np.array([1.15, 0.0, 0.55]), math.radians(30), math.radians(45)
+    controlled = ("cube position", "gripper position", "gripper opening", "gripper yaw")
+
+    def __init__(self, *, size: int = 64, render_mode: str | None = None):
+        super().__init__(5, size=size, render_mode=render_mode)
+        self._model = mujoco.MjModel.from_xml_string(self.XML)
+        self._data, self._scene = mujoco.MjData(self._model), mujoco.MjData(self._model)
+        mujoco.mj_forward(self._model, self._data)
+        names = [self._model.geom(i).name for i in range(self._model.ngeom)]
+        self._colors = np.array([self.COLORS[name] for name in names] + [(235, 240, 245)], np.float64)
+        self._full = np.zeros(mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_INTEGRATION))
+
+    # qpos: cube x, y, z, quaternion (7), gripper x, y, z, yaw (4), left and right finger (2)
+
+    def state(self) -> np.ndarray:
+        mujoco.mj_getState(self._model, self._data, self._full, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return np.concatenate([self._data.qpos[:11], [self._opening()], self._full])
+
+    def _opening(self) -> float:
+        travel = (self._data.qpos[11] + self._data.qpos[12]) / 2
+        return float(np.clip(1 - travel / self.FINGER_TRAVEL, 0, 1))
+
+    def _set_state(self, state: np.ndarray) -> None:
+        mujoco.mj_setState(self._model, self._data, state[12:], mujoco.mjtState.mjSTATE_INTEGRATION)
+
+    def _initial_state(self) -> np.ndarray:
+        rng, data = self.np_random, self._data
+        yaw = rng.uniform(-math.pi, math.pi)
+        mujoco.mj_resetData(self._model, data)
+        data.qpos[:3] = *rng.uniform(self.CUBE_LOW, self.CUBE_HIGH), self.CUBE
+        data.qpos[3:7] = math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)
+        data.qpos[7:10] = rng.uniform([*self.LOW[:2], 0.15], self.HIGH)
+        data.qpos[10], data.qpos[11:] = rng.uniform(-math.pi, math.pi), self.FINGER_TRAVEL
+        return self.state()
+
+    def _step(self, action: np.ndarray) -> None:
+        here = np.append(self._data.qpos[7:11], self._opening())
+        target = here + action * self.SCALE
+        target[:3] = target[:3].clip(self.LOW, self.HIGH)
+        self._data.ctrl[:4] = target[:4]
+        self._data.ctrl[4:] = self.FINGER_TRAVEL * (1 - min(max(target[4], 0.0), 1.0))
+        mujoco.mj_step(self._model, self._data, self.SUBSTEPS)
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        """One ray a pixel, and 4 x 4 where neighbouring pixels hit different things."""
+        model, scene, size = self._model, self._scene, self.size
+        scene.qpos[:11], scene.qpos[11:] = state[:11], self.FINGER_TRAVEL * (1 - state[11])
+        mujoco.mj_kinematics(model, scene)
+        y, x = np.mgrid[:size, :size] + 0.5
+        colors, hit = self._cast(x.ravel(), y.ravel())
+        hit, edge = hit.reshape(size, size), np.zeros((size, size), bool)
+        for axis in (0, 1):
+            differs = np.diff(hit, axis=axis) != 0
+            before, after = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
+            edge[before] |= differs
+            edge[after] |= differs
+        fine = (np.arange(4) - 1.5) / 4
+        dy, dx = (grid.ravel() for grid in np.meshgrid(fine, fine, indexing="ij"))
+        ey, ex = y[edge][:, None] + dy, x[edge][:, None] + dx
+        if ey.size:
+            colors[edge.ravel()] = self._cast(ex.ravel(), ey.ravel())[0].reshape(-1, 16, 3).mean(1)
+        return np.rint(colors).astype(np.uint8).reshape(size, size, 3)
+
+    def _cast(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Colours (n, 3) and geom ids (n,) at frame positions in pixels."""
+        half, (c, s) = math.tan(self.VIEW / 2), (math.cos(self.PITCH), math.sin(self.PITCH))
+        right, up = (2 * x / self.size - 1) * half, (1 - 2 * y / self.size) * half
+        # the camera looks towards -x and down; its right is +y, its up (-s, 0, c)
+        rays = np.stack([-c - s * up, right, -s + c * up], 1)
+        hit, distance = np.empty(len(x), np.int32), np.empty(len(x))
+        normals = np.empty(3 * len(x))
+        mujoco.mj_multiRay(
+            self._model, self._scene, self.CAMERA, rays.ravel(), None, 1, -1, hit, distance, normals, len(x), 10.0
+        )  # fmt: skip
+        light = np.array([0.36, 0.48, 0.8])
+        shade = 0.55 + 0.45 * np.abs(normals.reshape(-1, 3) @ light)
+        shade[hit < 0] = 1.0
+        return self._colors[hit] * shade[:, None], hit
+
+    def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
+        return bool(np.sqrt(((state[:3] - goal[:3]) ** 2).sum()) <= self.GOAL_DISTANCE)
+
+    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        yaw = 2 * states[:, 10:11]  # the gripper looks the same after half a turn
+        return {
+            "cube position": states[:, :3],
+            "gripper position": states[:, 7:10],
+            "gripper opening": states[:, 11:12],
+            "gripper yaw": np.concatenate([np.sin(yaw), np.cos(yaw)], 1),
+        }
+
+    def behavior(self, rng: np.random.Generator):
+        """Pick the cube up, carry it to a random place, put it down, again; noise differs by episode."""
+        noise = rng.uniform(0, 0.25)
+        plan = {"phase": "above"}
+
+        def draw() -> None:
+            place = rng.uniform(Cube.CUBE_LOW, Cube.CUBE_HIGH)
+            plan.update(place=place, height=rng.uniform(0.06, 0.3), yaw=rng.uniform(-1.5, 1.5), wait=0)
+
+        draw()
+
+        def policy(env: "Cube") -> np.ndarray:
+            cube, hand = env._data.qpos[:3], env._data.qpos[7:10]
+            w, *_, z = env._data.qpos[3:7]
+            cube_yaw = 2 * math.atan2(z, w)
+            align = math.remainder(cube_yaw - env._data.qpos[10], math.pi / 2)
+            target, turn, close, phase = cube.copy(), align, -1.0, plan["phase"]
+            plan["wait"] += 1
+            near = math.hypot(*(hand - cube)[:2])
+            if phase == "above":
+                target[2] = max(cube[2] + 0.07, 0.1) if near > 0.02 else cube[2] + 0.05
+                done = near < 0.01 and hand[2] < cube[2] + 0.08 and abs(align) < 0.15
+            elif phase == "down":
+                target[2] = max(cube[2], 0.02)
+                done = hand[2] < cube[2] + 0.008
+            elif phase == "close":
+                close, done = 1.0, plan["wait"] > 2
+            elif phase == "lift":
+                target[:2], target[2], close = hand[:2], plan["height"], 1.0
+                done = hand[2] > plan["height"] - 0.02
+            elif phase == "carry":
+                target, close = np.append(plan["place"], plan["height"]), 1.0
+                turn = plan["yaw"]
+                plan["yaw"] -= math.copysign(min(abs(turn), 0.3), turn)
+                done = math.hypot(*(hand[:2] - plan["place"])) < 0.02
+            elif phase == "lower":
+                target, close = np.append(plan["place"], 0.022), 1.0
+                turn, done = 0.0, cube[2] < 0.026
+            elif phase == "open":
+                target, turn, done = hand.copy(), 0.0, plan["wait"] > 2
+            else:  # retreat
+                target, turn = hand + [0, 0, 0.1], 0.0
+                done = hand[2] > 0.1
+            lost = phase in ("lift", "carry", "lower") and math.sqrt(((hand - cube) ** 2).sum()) > 0.04
+            if done or lost or plan["wait"] > 30:
+                order = ["above", "down", "close", "lift", "carry", "lower", "open", "retreat"]
+                following = order[(order.index(phase) + 1) % 8] if done and not lost else "retreat"
+                if following == "above" or lost:
+                    draw()
+                plan.update(phase=following, wait=0)
+            action = np.append((target - hand) / 0.05, [turn / 0.3, close])
+            action[:4] += rng.normal(0, noise, 4)
+            return np.clip(action, -1, 1).astype(np.float32)
+
+        return policy
+
+
+ENVS = {"dotworld": DotWorld, "tworoom": TwoRoom, "reacher": Reacher, "pusht": PushT, "cube": Cube}
+for _cls in ENVS.values():
+    gym.register(f"smwm/{_cls.__name__}-v0", f"{__name__}:{_cls.__name__}", max_episode_steps=200)

@@ -77,7 +77,7 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(16 * width, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.head(self.body(1 - obs.permute(0, 3, 1, 2).float() / 255))
+        return self.head(self.body(obs.permute(0, 3, 1, 2).float().div_(-255).add_(1)))
 
 
 class Block(nn.Module):
@@ -415,7 +415,7 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None) -> dict:
     acts = data.blocks(data.windows("train", s.block), 1, s.block)[:, 0]
     model.act_mean.copy_(acts.mean(0))
     model.act_std.copy_(acts.std(0).clamp_min(1e-6))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=s.lr, weight_decay=s.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps, pct_start=0.1)
     sampler = torch.Generator().manual_seed(s.seed)
     generator = torch.Generator(device).manual_seed(s.seed)
@@ -663,7 +663,7 @@ def mlp_probe(x: Tensor, y: Tensor, x_test: Tensor, *, epochs: int = 200, seed: 
         net = nn.Sequential(*layers, nn.Linear(128, y.shape[1]))
     order = torch.randperm(len(x), generator=generator)
     held, rest = order[: len(x) // 10], order[len(x) // 10 :]
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     best, best_error, patience = None, math.inf, 0
     for _ in range(epochs):
         for part in rest[torch.randperm(len(rest), generator=generator)].split(512):
@@ -920,21 +920,23 @@ class Settings:
             raise InputError(f"--elites: expected 2 to --samples {self.samples}, got {self.elites}")
 
 
-# What an environment sets differently from the defaults above.
+# What an environment, or one of its variants, sets differently from the defaults above.
 PRESETS = {
     "dotworld": dict(
-        block=1, dim=64, channels=16, hidden=256, width=128, depth=2, steps=220, batch=64, lr=4e-3,
-        log_every=10, samples=100, elites=10, iterations=10,
+        block=1, dim=64, channels=16, hidden=256, width=128, depth=2, steps=250, batch=32, lr=6e-3,
+        log_every=10, probe_epochs=25, samples=100, elites=10, iterations=10,
     ),
+    **{f"dotworld-{v}": dict(steps=1500, batch=64) for v in envs.DotWorld.VARIANTS if v != "single"},
 }  # fmt: skip
 
 
-def settings_for(given: dict) -> Settings:
-    """Settings from what the command line gave, over the environment's preset."""
-    preset = PRESETS.get(given.get("env", Settings.env), {})
+def settings_for(**given) -> Settings:
+    """Settings from what the command line gave, over the preset of the environment and variant."""
+    env = given.get("env", Settings.env)
+    preset = PRESETS.get(env, {}) | PRESETS.get(f"{env}-{given.get('variant')}", {})
     if given.get("method") == "sigreg":
         preset = preset | {"lam": 0.1}
-    return Settings(**{**preset, **given})
+    return Settings(**preset | given)
 
 
 def build_model(s: Settings, act_dim: int) -> WorldModel:
@@ -1125,9 +1127,9 @@ def main(argv: list[str] | None = None) -> int:
     command, run, overwrite = given.pop("command"), given.pop("run", None), given.pop("overwrite", False)
     try:
         if command == "train":
-            run_train(settings_for(given), overwrite)
+            run_train(settings_for(**given), overwrite)
         elif command == "collect":
-            print(open_dataset(settings_for(given)).path)
+            print(open_dataset(settings_for(**given)).path)
         elif command == "figures":
             load_settings(run)
             run_figures(run)

@@ -1,0 +1,561 @@
+"""Each test checks a claim of the method, of an environment or of the command line: pytest -q."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from torch import nn
+
+import envs
+import smwm
+
+TINY = "--frames 400 --episode 40 --steps 6 --batch 8 --probe-epochs 2 --tasks 4 --samples 8 --elites 4"
+
+
+def run(*args: str, code: int = 0, capsys=None) -> str:
+    """Run the command line in this process; returns what it printed on stderr."""
+    assert smwm.main([word for arg in args for word in str(arg).split()]) == code
+    return capsys.readouterr().err if capsys else ""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def dots(tmp_path_factory):
+    """A small dot world dataset for the tests that only read."""
+    return smwm.collect("dotworld", "single", frames=2000, episode=40, root=tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The main job: `python smwm.py train --env dotworld` in an empty folder, defaults untouched."""
+    here = tmp_path_factory.mktemp("main")
+    command = [sys.executable, Path(smwm.__file__).resolve(), "train", "--env", "dotworld"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return here / "runs/dotworld-smwm-s0"
+
+
+# -- the method ------------------------------------------------------------------------------------
+
+
+class ByHand(nn.Module):
+    """Latents are given as they are, g(z, a) = z + a, h(z, z') = z' - z."""
+
+    def encode(self, obs):
+        return obs
+
+    def predict(self, z, act):
+        return z + act
+
+    def infer_action(self, z, z_next):
+        return z_next - z
+
+
+def test_loss_by_hand():
+    """One window of three latents in two dimensions, z = (0,0), (1,0), (1,3), a = (1,2), (0,1).
+
+    g predicts (1,2) and (1,1): the errors (0,2) and (0,-2) give L_fwd = (0+4+0+4)/4 = 2.
+    h infers (1,0) and (0,3): the errors (0,-2) and (0,2) give L_inv = 2.  L = 2 + 10 * 2 = 22.
+    """
+    z = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 3.0]]])
+    act = torch.tensor([[[1.0, 2.0], [0.0, 1.0]]])
+    loss, parts = smwm.smwm(ByHand(), z, act, lam=10.0)
+    assert (loss.item(), parts["forward_loss"].item(), parts["inverse_loss"].item()) == (22, 2, 2)
+    assert smwm.forward(ByHand(), z, act)[0].item() == 2
+
+
+@pytest.mark.parametrize("term", ["forward_loss", "inverse_loss"])
+def test_gradient_reaches_the_encoder_from_both_frames(term):
+    """The target is not detached: each term moves the latents of both frames of a transition."""
+    z = torch.randn(3, 2, 8, requires_grad=True)
+    model = smwm.WorldModel(act_dim=2, dim=8, channels=4, hidden=16, width=16, depth=1)
+    model.encode = lambda obs: obs
+    _, parts = smwm.smwm(model, z, torch.randn(3, 1, 2))
+    (gradient,) = torch.autograd.grad(parts[term], z)
+    assert (gradient.abs().sum((0, 2)) > 1e-4).all()
+
+
+def test_sigreg_statistic():
+    """Of latents that are all 0, phi = 1, and the statistic over the whole line is
+    n * integral (1 - exp(-t^2/2))^2 exp(-t^2/2) dt = n sqrt(2 pi) (1 - 2/sqrt(2) + 1/sqrt(3)).
+    Of Gaussian latents it is of the order of 1, not of n."""
+    n, act = 4096, torch.zeros(4096, 1, 4)
+    exact = n * math.sqrt(2 * math.pi) * (1 - math.sqrt(2) + 1 / math.sqrt(3))
+    _, parts = smwm.sigreg(ByHand(), torch.zeros(n, 2, 4), act)
+    assert parts["sigreg_loss"].item() == pytest.approx(exact, rel=0.02)
+    generator = torch.Generator().manual_seed(0)
+    gaussian = torch.randn(n, 2, 4, generator=generator)
+    assert smwm.sigreg(ByHand(), gaussian, act, generator=generator)[1]["sigreg_loss"] < 2
+
+
+def test_inverse_term_alone_prevents_collapse(dots):
+    """The same network, data and steps, side by side: without L_inv the latent is a constant."""
+    data, results = smwm.Dataset(dots), {}
+    for method in ("smwm", "sigreg", "forward"):
+        s = smwm.settings_for(method=method, steps=150, probe_epochs=1, probe_test=200)
+        model = smwm.build_model(s, 2)
+        smwm.train(model, data, s)
+        probe, latent, _ = smwm.evaluate_latent(model, data, s)
+        results[method] = probe["linear"]["dot 1"], latent["std"]
+    assert results["smwm"][0] > 0.99 and results["smwm"][1] > 0.3, results
+    assert results["forward"][1] < 0.02 * results["smwm"][1], results
+    assert results["sigreg"][1] > 0.3, results
+
+
+def test_main_job(trained):
+    """The published claims on dot world, by the command in the README."""
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["probe"]["linear"]["dot 1"] > 0.999
+    assert round(metrics["latent"]["effective_dim"]) == 2
+    assert metrics["latent"]["rollout_error"][4] < 0.02
+    assert metrics["planning"]["tasks"] == 100
+    assert metrics["planning"]["success"] == 100 and metrics["planning"]["random"] < 40
+    assert {p.name for p in trained.iterdir()} >= {"checkpoint.pt", "settings.json", "log.csv"}
+
+
+def test_figures_come_from_saved_results(trained, capsys):
+    run(f"figures {trained}")
+    for name in smwm.FIGURES:
+        assert (trained / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_separate_commands_repeat_the_metrics(trained, monkeypatch, capsys):
+    """`probe` and `plan` on the checkpoint give what `train` wrote, to the last digit."""
+    monkeypatch.chdir(trained.parents[1])
+    before = json.loads((trained / "metrics.json").read_text())
+    run("probe runs/dotworld-smwm-s0")
+    run("plan runs/dotworld-smwm-s0")
+    after = json.loads((trained / "metrics.json").read_text())
+    for metrics in (before, after):
+        metrics["planning"].pop("seconds_per_plan")
+    assert before == after
+
+
+def test_same_seed_same_metrics(folder, capsys):
+    results = []
+    for out, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run(f"train {TINY} --seed {seed} --out {out}")
+        metrics = json.loads((folder / out / "metrics.json").read_text())
+        for part, name in (("train", "seconds"), ("train", "frames_per_second"), ("planning", "seconds_per_plan")):
+            metrics[part].pop(name)
+        results.append(metrics)
+    assert results[0] == results[1] != results[2]
+
+
+# -- planning --------------------------------------------------------------------------------------
+
+
+def test_cem_finds_the_optimum_of_a_quadratic():
+    target = torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(0))
+
+    def cost(acts):
+        return (acts - target[:, None]).square().sum((2, 3))
+
+    zeros = torch.zeros_like(target)
+    found = smwm.cem(cost, zeros, zeros + 1, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(found, target, atol=1e-3)
+
+
+def test_planning_a_batch_equals_one_by_one(trained, dots):
+    model, _ = smwm.load_checkpoint(trained / "checkpoint.pt")
+    frames = smwm.Dataset(dots).frames
+    obs, goal = frames[:6], frames[6:12]
+    batched = smwm.plan(model, obs, goal, samples=50, elites=5, iterations=5)
+    looped = [smwm.plan(model, o[None], g[None], samples=50, elites=5, iterations=5) for o, g in zip(obs, goal)]
+    assert torch.allclose(batched, torch.cat(looped), atol=1e-4)
+    grouped = smwm.plan(model, obs, goal, samples=50, elites=5, iterations=5, rows=100)
+    assert torch.allclose(batched, grouped, atol=1e-4)
+    assert batched.abs().max() <= 1
+
+
+def test_imagined_rollout_is_repeated_prediction():
+    model = smwm.WorldModel(act_dim=2, dim=8, channels=4, hidden=16, width=16, depth=1)
+    z, acts = torch.randn(3, 8), torch.randn(3, 4, 2)
+    latents = model.rollout(z, acts)
+    assert latents.shape == (3, 5, 8) and torch.equal(latents[:, 0], z)
+    for t in range(4):
+        assert torch.equal(latents[:, t + 1], model.predict(latents[:, t], acts[:, t]))
+
+
+def test_tasks_solved_at_the_start_are_told_apart(dots):
+    """A task whose start is its goal counts among all tasks, not among the unsolved ones."""
+    s = smwm.settings_for(tasks=2, budget=5)
+    start = np.array([[10.0, 10.0], [30.0, 30.0]])
+    goal = np.array([[10.0, 10.0], [31.0, 60.0]])
+
+    def stay(obs, active, step):
+        return np.zeros((len(active), 5, 2))
+
+    states, solved = smwm.run_tasks(stay, start, goal, s, "stay")
+    assert solved.tolist() == [0, -1] and (states == start[:, None]).all()
+
+
+def test_wilson_interval():
+    """Ten of ten: the lower end is n / (n + z^2) = 10 / 13.8416 = 72.25%."""
+    low, high = smwm.interval95(np.ones(10))
+    assert low == pytest.approx(72.25, abs=0.01) and high == pytest.approx(100)
+
+
+# -- probes ----------------------------------------------------------------------------------------
+
+
+def test_probes_read_what_is_there_and_nothing_else():
+    """y = x_1^2 is invisible to the linear probe, read by the MLP; noise is read by neither."""
+    x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(4000, 1, generator=torch.Generator().manual_seed(1))
+    for y, linear, mlp in ((x @ torch.ones(3, 1), 1, 1), (x[:, :1] ** 2, 0, 1), (noise, 0, 0)):
+        y, y_test = smwm.standardise(y[:3000], y[3000:])
+        assert smwm.r2(smwm.linear_probe(x[:3000], y, x[3000:]), y_test) == pytest.approx(linear, abs=0.03)
+        assert smwm.r2(smwm.mlp_probe(x[:3000], y, x[3000:]), y_test) == pytest.approx(mlp, abs=0.06)
+
+
+def test_effective_dimension():
+    """Two equal variances among five: (1+1)^2 / (1+1) = 2; a variance a hundred times less: 2.02."""
+    assert smwm.effective_dim(torch.tensor([1.0, 1, 0, 0, 0])) == 2
+    assert smwm.effective_dim(torch.tensor([1.0, 1, 0.01, 0, 0])) == pytest.approx(2.02, abs=1e-3)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)))[0]
+    z = torch.randn(20_000, 5) * torch.tensor([3.0, 2, 1, 0, 0]) @ rotation
+    spectrum, directions = smwm.principal_components(z)
+    assert torch.allclose(spectrum.sqrt(), torch.tensor([3.0, 2, 1, 0, 0]).double(), atol=0.05)
+    assert torch.allclose((directions[:, 0] * rotation[0].double()).sum().abs(), torch.ones(()).double(), atol=1e-3)
+
+
+# -- data ------------------------------------------------------------------------------------------
+
+
+def test_dataset_rows_are_transitions(dots):
+    """In every window of both splits the dot moved by 16 px times the actions in between; frames and
+    states agree; the splits share no episode."""
+    data, world = smwm.Dataset(dots), envs.DotWorld()
+    seen = []
+    for split in ("train", "test"):
+        rows = data.windows(split, 6)
+        obs, act = data.batch(rows, 3, 3)
+        assert obs.shape[1:] == (3, 64, 64, 3) and act.shape[1:] == (2, 6)
+        moved = 16 * act.unflatten(-1, (3, 2)).sum(2).double()
+        assert torch.allclose(data.states[rows + 3] - data.states[rows], moved[:, 0], atol=1e-4)
+        assert torch.allclose(data.states[rows + 6] - data.states[rows + 3], moved[:, 1], atol=1e-4)
+        row = int(rows[5])
+        assert (world.render_state(data.states[row].numpy()) == obs[5, 0].numpy()).all()
+        seen.append(set((data.windows(split, 0) // 40).tolist()))
+    assert not seen[0] & seen[1] and len(seen[0] | seen[1]) == 50
+
+
+def test_collection_is_deterministic_and_cached(dots, tmp_path, monkeypatch):
+    """The same bytes with one process as with several; a second call only finds the first's folder."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    again = smwm.collect("dotworld", "single", frames=2000, episode=40, root=tmp_path)
+    assert again.name == dots.name
+    for name in ("frames", "actions", "states", "episode_ends"):
+        assert (again / f"{name}.npy").read_bytes() == (dots / f"{name}.npy").read_bytes()
+    stamp = (again / "frames.npy").stat().st_mtime_ns
+    assert smwm.collect("dotworld", "single", frames=2000, episode=40, root=tmp_path) == again
+    assert (again / "frames.npy").stat().st_mtime_ns == stamp
+
+
+def test_interrupted_collection_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(smwm, "_collect_episode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        smwm.collect("dotworld", "single", frames=400, episode=40, root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
+# -- environments ----------------------------------------------------------------------------------
+
+VARIANTS = [(env, variant) for env, cls in envs.ENVS.items() for variant in cls.VARIANTS]
+
+
+@pytest.mark.parametrize("env", envs.ENVS)
+def test_gymnasium_check_env(env):
+    name = {"dotworld": "DotWorld"}[env]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make(f"smwm/{name}-v0").unwrapped)
+
+
+@pytest.mark.parametrize("env, variant", VARIANTS)
+def test_restored_state_gives_the_same_trajectory(env, variant):
+    world, other = smwm.make_env(env, variant, 64), smwm.make_env(env, variant, 64)
+    world.reset(seed=1)
+    policy = world.behavior(np.random.default_rng(0))
+    for _ in range(10):
+        world.step(policy(world))
+    saved = world.state()
+    other.reset(seed=2, options={"state": saved})
+    assert (other.state() == saved).all()
+    for _ in range(20):
+        action = policy(world)
+        frame, _, _, _, info = world.step(action)
+        frame_other, _, _, _, info_other = other.step(action)
+        assert (info["state"] == info_other["state"]).all() and (frame == frame_other).all()
+
+
+@pytest.mark.parametrize("env, variant", VARIANTS)
+def test_goal_is_reached_at_the_goal_and_probes_are_finite(env, variant):
+    world = smwm.make_env(env, variant, 64)
+    states = np.stack([world.reset(seed=seed)[1]["state"] for seed in range(5)])
+    assert all(world.is_success(state, state) for state in states)
+    targets = world.probe_targets(states)
+    assert all(len(v) == 5 and v.ndim == 2 and np.isfinite(v).all() for v in targets.values())
+    assert set(world.controlled) <= set(targets)
+    _, info = world.reset(options={"state": states[0], "goal": states[0]})
+    assert info["success"]
+
+
+def test_dotworld_moves_exactly():
+    """16 px a unit; cut at the border (2 px and 62 px); a blocked move does not happen."""
+    world = envs.DotWorld(independent=2)
+    world.reset(options={"state": [10.0, 20.0, 40.0, 40.0]})
+    world.step([0.5, -0.25, 1.0, 1.0])
+    assert world.state().tolist() == [18, 16, 56, 56]
+    world.step([-1.0, 0.0, 1.0, 1.0])
+    assert world.state().tolist() == [2, 16, 62, 62]
+    world.reset(options={"state": [10.0, 20.0, 26.0, 22.0]})
+    world.step([1.0, 0.0, 0.0, 0.0])  # to (26, 20), 2 px from the other, less than two radii
+    assert world.state().tolist() == [10, 20, 26, 22]
+    pair = envs.DotWorld(independent=0, coupled=1)
+    pair.reset(options={"state": [10.0, 10.0, 20.0, 30.0]})
+    pair.step([-1.0, 0.5])  # the first dot stops at the border, the pair keeps its shape
+    assert pair.state().tolist() == [2, 18, 12, 38]
+
+
+def test_distractors_move_without_the_action():
+    world = envs.DotWorld(random=1, static=1)
+    start = world.reset(seed=0)[1]["state"]
+    states = np.array([world.step([0, 0])[4]["state"] for _ in range(20)])
+    assert (states[:, :2] == start[:2]).all() and (states[:, 4:6] == start[4:6]).all()
+    assert np.ptp(states[:, 2:4], axis=0).min() > 10
+
+
+# sha256 of the frame of `reset(seed=0)`, at 64 and at 224 pixels
+PICTURES = {"single": ("", ""), "combined": ("", ""), "sprite-xyt": ("", "")}
+
+
+@pytest.mark.parametrize("variant", PICTURES)
+def test_golden_pictures(variant):
+    found = []
+    for size in (64, 224):
+        frame, _ = smwm.make_env("dotworld", variant, size).reset(seed=0)
+        found.append(hashlib.sha256(frame.tobytes()).hexdigest()[:12])
+    assert tuple(found) == PICTURES[variant]
+
+
+def test_picture_is_true_to_the_state():
+    """The darkness of a dot sums to its area, and its centre of mass is its position."""
+    world = envs.DotWorld(size=128)
+    ink = 1 - world.render_state(np.array([20.3, 41.8]))[..., 1] / 255.0
+    y, x = np.mgrid[:128, :128] / 2 + 0.25
+    assert (ink * x).sum() / ink.sum() == pytest.approx(20.3, abs=0.02)
+    assert (ink * y).sum() / ink.sum() == pytest.approx(41.8, abs=0.02)
+    red = 1 - envs.DotWorld.COLORS[0][1] / 255
+    assert ink.sum() / red / 4 == pytest.approx(math.pi * 2**2, rel=0.03)
+
+
+def test_docstring_numbers_are_the_codes():
+    text = envs.DotWorld.__doc__
+    world = envs.DotWorld
+    assert f"radius {world.RADIUS:.0f} px" in text and "64 x 64" in text and world.CANVAS == 64
+    assert f"units of {world.REACH:.0f} px" in text and world.TURN == math.pi / 4
+    assert f"within {world.GOAL_DISTANCE:.0f} px" in text and f"within {world.GOAL_ANGLE} rad" in text
+
+
+@pytest.mark.parametrize("env", envs.ENVS)
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda w: w.step(np.zeros(9)), "action: expected shape"),
+        (lambda w: w.step(np.full(w.action_space.shape, np.nan)), "action: expected finite"),
+        (lambda w: w.set_state(np.zeros(99)), "state: expected shape"),
+        (lambda w: w.reset(options={"state": np.full(w.state().shape, np.nan)}), "state: expected finite"),
+        (lambda w: w.reset(options={"goal": np.zeros(99)}), "goal: expected shape"),
+        (lambda w: w.reset(options={"gaol": 1}), "gaol"),
+        (lambda w: type(w)(size=0), "size: expected"),
+        (lambda w: type(w)(render_mode="human"), "render_mode: expected"),
+    ],
+)
+def test_environments_refuse_bad_input(env, call, words):
+    world = envs.ENVS[env]()
+    world.reset(seed=0)
+    with pytest.raises(ValueError, match=words):
+        call(world)
+
+
+# -- command line and files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        ("--env moonworld", "--env: expected one of dotworld"),
+        ("--method magic", "--method: expected one of smwm, sigreg, forward"),
+        ("--variant dotted", "--variant: expected one of single"),
+        ("--batch 0", "--batch: expected a number of at least 1, got 0"),
+        ("--lr nan", "--lr: expected a number"),
+        ("--size 60", "--size: expected a multiple of 16"),
+        ("--elites 400", "--elites: expected 2 to --samples"),
+        ("--sequence 60", "expected train episodes of more than 59 frames"),
+        ("--device cuda:9", "--device cuda:9: not usable here"),
+        ("--data nowhere", "nowhere: expected a dataset folder"),
+        ("--out /proc/run", "/proc/run"),
+        ("--lr 1e30 --steps 40", "the loss became nan"),
+    ],
+)
+def test_bad_settings_end_in_one_line(folder, capsys, args, words):
+    out = "" if "--out" in args else "--out new"
+    error = run(f"train {TINY} {out} {args}", code=2, capsys=capsys)
+    line = [part for part in error.splitlines() if part.startswith("error: ")]
+    assert len(line) == 1 and words in line[0] and "Traceback" not in error
+
+
+def test_a_run_is_never_overwritten_silently(folder, capsys):
+    run(f"train {TINY} --out one")
+    before = (folder / "one/checkpoint.pt").read_bytes()
+    assert "one: exists already" in run(f"train {TINY} --seed 1 --out one", code=2, capsys=capsys)
+    assert (folder / "one/checkpoint.pt").read_bytes() == before
+    run(f"train {TINY} --seed 1 --out one --overwrite")
+    assert (folder / "one/checkpoint.pt").read_bytes() != before
+    (folder / "mine").mkdir()
+    (folder / "mine/thesis.txt").write_text("years of work")
+    assert "not a run folder" in run(f"train {TINY} --out mine --overwrite", code=2, capsys=capsys)
+    assert (folder / "mine/thesis.txt").exists()
+
+
+def test_interrupted_training_is_not_taken_for_whole(folder, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(smwm, "train", interrupted)
+        assert "interrupted" in run(f"train {TINY} --out cut", code=130, capsys=capsys)
+    assert "let the training finish" in run("probe cut", code=2, capsys=capsys)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+def damage(name: str, value):
+    def apply(path: Path) -> None:
+        array = np.load(path / f"{name}.npy")
+        np.save(path / f"{name}.npy", value(array) if callable(value) else value)
+
+    return apply
+
+
+def with_nan(array: np.ndarray) -> np.ndarray:
+    array[7, 0] = np.nan
+    return array
+
+
+BAD_DATA = {
+    "NaN action": (damage("actions", with_nan), "actions.npy: expected finite numbers, row 7"),
+    "NaN state": (damage("states", with_nan), "states.npy: expected finite numbers, row 7"),
+    "float frames": (damage("frames", lambda a: a / 255), "frames.npy: expected uint8"),
+    "actions short": (damage("actions", lambda a: a[:-3]), "actions.npy: expected (400, n)"),
+    "no episodes": (damage("episode_ends", np.zeros(0, np.int64)), "episode_ends.npy: expected"),
+    "ends fall": (damage("episode_ends", np.array([300, 200, 400])), "episode_ends.npy: expected"),
+    "truncated": (lambda p: os.truncate(p / "frames.npy", 10_000), "expected a dataset folder, got"),
+    "no file": (lambda p: (p / "states.npy").unlink(), "states.npy"),
+    "foreign": (lambda p: (p / "frames.npy").write_text("hello"), "expected a dataset folder, got"),
+    "bad meta": (lambda p: (p / "meta.json").write_text("{"), "expected a dataset folder, got"),
+    "malicious": (
+        lambda p: np.save(p / "states.npy", np.array([Malicious()], object), allow_pickle=True),
+        "expected a dataset folder, got",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_DATA)
+def test_bad_dataset_ends_in_one_line(folder, capsys, fault):
+    path = smwm.collect("dotworld", "single", frames=400, episode=40)
+    apply, words = BAD_DATA[fault]
+    apply(path)
+    error = run(f"train {TINY} --out new", code=2, capsys=capsys)
+    assert words in error.splitlines()[-1] and str(path) in error and "Traceback" not in error
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize("fault", ["truncated", "foreign", "malicious", "other model", "not there"])
+def test_bad_checkpoint_ends_in_one_line(folder, capsys, fault):
+    run(f"train {TINY} --out one")
+    path = folder / "one/checkpoint.pt"
+    if fault == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    elif fault == "foreign":
+        torch.save({"weights": torch.zeros(3)}, path)
+    elif fault == "malicious":
+        torch.save({"smwm": 1, "settings": Malicious()}, path)
+    elif fault == "other model":
+        content = torch.load(path, weights_only=True)
+        content["settings"]["dim"] = 7
+        torch.save(content, path)
+    else:
+        path.unlink()
+    error = run("plan one", code=2, capsys=capsys)
+    assert "one/checkpoint.pt: expected" in error.splitlines()[-1] and "Traceback" not in error
+    assert not (folder / "executed").exists()
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    s = smwm.settings_for()
+    smwm.save_checkpoint(path, smwm.build_model(s, 2), s)
+    before = path.read_bytes()
+
+    def full(content, temporary):
+        temporary.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        smwm.save_checkpoint(path, smwm.build_model(s, 2), s)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("command", ["train", "collect", "probe", "plan", "figures"])
+def test_help_fits_a_screen_and_says_every_default(command, capsys):
+    with pytest.raises(SystemExit):
+        smwm.main([command, "--env", "dotworld", "--help"] if command == "train" else [command, "--help"])
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 48 and max(map(len, text.splitlines())) <= 100
+    if command == "train":
+        s = dataclasses.asdict(smwm.settings_for())
+        for name in ("steps", "lr", "lam", "samples", "block"):
+            assert re.search(rf"--{name} .*\[{re.escape(str(s[name]))}\]", text), name
+
+
+@pytest.mark.parametrize("sections", [("Model", "Losses"), ("Planning",)])
+def test_sections_can_be_copied_alone(sections):
+    """Model and losses, and the planner, run with nothing but torch around them."""
+    source = Path(smwm.__file__).read_text()
+    parts = re.split(r"# -{90,}\n# (\w+).*\n# -{90,}\n", source)
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    names = {"torch": torch, "nn": nn, "Tensor": torch.Tensor, "F": nn.functional, "partial": smwm.partial}
+    exec("from __future__ import annotations\n" + "\n".join(found[name] for name in sections), names)
+    if "Model" in sections:
+        model = names["WorldModel"](act_dim=2, channels=4, dim=8)
+        obs = torch.randint(0, 255, (4, 2, 64, 64, 3), dtype=torch.uint8)
+        names["smwm"](model, obs, torch.randn(4, 1, 2))[0].backward()
+    else:
+        zeros = torch.zeros(1, 2, 3)
+        best = names["cem"](lambda acts: (acts - 1).square().sum((2, 3)), zeros, zeros + 1)
+        assert torch.allclose(best, zeros + 1, atol=1e-2)
