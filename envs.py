@@ -99,8 +99,9 @@ class PixelEnv(gym.Env):
         return self._observe()
 
     def step(self, action: np.ndarray):
-        action = self._checked(action, "action", self.action_space.shape)
-        self._step(np.clip(action, -1.0, 1.0))
+        checked = self._checked(action, "action", self.action_space.shape)
+        checked = np.asarray(action) if getattr(action, "dtype", None) == np.float32 else checked
+        self._step(np.clip(checked, -1.0, 1.0))
         obs, info = self._observe()
         return obs, float(info["success"]), info["success"], False, info
 
@@ -153,18 +154,16 @@ class Canvas:
     def polygon(self, vertices, color) -> None:
         """A convex polygon: the intersection of the half planes of its edges."""
         vertices = np.asarray(vertices, dtype=np.float64)  # (n, 2)
-        edges = np.roll(vertices, -1, axis=0) - vertices
-        normals = np.stack([edges[:, 1], -edges[:, 0]], 1)
-        normals /= np.sqrt((normals**2).sum(1, keepdims=True))
-        if (normals[0] * (vertices[2] - vertices[0])).sum() > 0:  # make them point outwards
-            normals = -normals
-        offsets = (normals * vertices).sum(1)
+        edges = vertices[[*range(1, len(vertices)), 0]] - vertices
+        turn = edges[0, 0] * edges[1, 1] - edges[0, 1] * edges[1, 0]  # its sign: which way round
+        normals = edges[:, ::-1] * ((1, -1) if turn > 0 else (-1, 1))  # pointing outwards
+        normals = (normals / np.sqrt((normals * normals).sum(1, keepdims=True)))[..., None, None]
+        offsets = normals[:, 0] * vertices[:, :1, None] + normals[:, 1] * vertices[:, 1:, None]
 
         def distance(x, y):
-            planes = [nx * x + ny * y - c for (nx, ny), c in zip(normals, offsets, strict=True)]
-            return np.maximum.reduce(planes)
+            return (normals[:, 0] * x + normals[:, 1] * y - offsets).max(0)
 
-        self._paint(distance, vertices, 0.0, color)
+        self._paint(distance, vertices.tolist(), 0.0, color)
 
     def _paint(self, distance, points, margin: float, color) -> None:
         size, scale, bounds = len(self.frame), self.scale, []
@@ -562,15 +561,15 @@ class PushT(PixelEnv):
     ## Arguments
     * `size=64`: side of the frame in pixels.
 
-    State: agent x, y, block x, y, angle, agent velocity x, y; then the block's centre of gravity
-    x, y, velocity x, y and angular velocity. Placing a state of the first seven entries alone does
-    what the original does at reset: the block at rest, then one physics step. Away from contact a
-    restored state continues to the last bit. In contact, pymunk keeps solver impulses that cannot
-    be set: over @CONTACT@.
+    State: agent x, y, block x, y, angle in [0, 2 pi), agent velocity x, y; then, for exact
+    restoration, the bodies as pymunk has them, and the same before the last action with its target.
+    Placing a state of the first seven entries alone does what the original does at reset: the block
+    at rest, then one physics step. pymunk keeps solver impulses in a contact that cannot be set;
+    restoring repeats the last action to get them back. @CONTACT@
     """
 
-    WORLD, AGENT_RADIUS, SCALE, ACTION, DT, SUBSTEPS = 512.0, 15.0, 30.0, 100.0, 0.01, 10
-    K_P, K_V = 100, 20
+    WORLD, AGENT_RADIUS, ACTION, DT, SUBSTEPS = 512.0, 15.0, 100, 0.01, 10
+    K_P, K_V, MEMORY = 100, 20, 32
     GOAL_DISTANCE, GOAL_ANGLE = 20.0, math.pi / 9
     # The T's two boxes in its own frame: a bar of 120 x 30, a stem of 30 x 90 below it.
     BAR = [(-60.0, 30.0), (60.0, 30.0), (60.0, 0.0), (-60.0, 0.0)]
@@ -586,7 +585,10 @@ class PushT(PixelEnv):
         self._build()
 
     def _build(self) -> None:
+        self._clock, self._touched = 0, -9  # physics steps: now, and when the block was last touched
+        self._trail = []  # bodies and target of each action since the block was untouched
         self._space = pymunk.Space()
+        self._space.on_collision(post_solve=self._touch)
         self._space.gravity, self._space.damping = (0, 0), 0
         ends = [((5, 506), (5, 5)), ((5, 5), (506, 5)), ((506, 5), (506, 506)), ((5, 506), (506, 506))]
         self._space.add(*(pymunk.Segment(self._space.static_body, a, b, 2) for a, b in ends))
@@ -600,48 +602,66 @@ class PushT(PixelEnv):
         self._block.center_of_gravity = self._cog
         self._space.add(self._block, bar, stem)
 
+    def _touch(self, arbiter, space, data) -> None:
+        self._touched = self._clock
+
     def state(self) -> np.ndarray:
-        agent, block = self._agent, self._block
-        published = (*agent.position, *block.position, block.angle, *agent.velocity)
+        memory = np.zeros(11 + 2 * self.MEMORY)  # the first bodies, the number of targets, the targets
+        if self._trail:
+            targets = np.ravel([target for _, target in self._trail])
+            memory[: 11 + len(targets)] = *self._trail[0][0], len(self._trail), *targets
+        (x, y), angle = self._block.position, self._block.angle
+        agent = (*self._agent.position, x, y, angle % (2 * math.pi), *self._agent.velocity)
+        return np.array([*agent, *self._bodies(), *memory])
+
+    def _bodies(self) -> tuple[float, ...]:
+        """Agent x, y, velocity, block's centre of gravity, velocity, angle, angular velocity."""
+        agent, block, angle = self._agent, self._block, self._block.angle
         # pymunk computes with the centre of gravity; that is what its position is without an offset.
         block.center_of_gravity = (0, 0)
-        block.angle = block.angle
+        block.angle = angle
         centre = block.position
         block.center_of_gravity = self._cog
-        block.angle = block.angle
-        return np.array([*published, *centre, *block.velocity, block.angular_velocity])
+        block.angle = angle
+        moving = (*block.velocity, angle, block.angular_velocity)
+        return (*agent.position, *agent.velocity, *centre, *moving)
+
+    def _set_bodies(self, values) -> None:
+        self._agent.position, self._agent.velocity = tuple(values[0:2]), tuple(values[2:4])
+        block = self._block
+        block.center_of_gravity = (0, 0)
+        block.position = tuple(values[4:6])
+        block.center_of_gravity = self._cog
+        block.velocity, block.angle, block.angular_velocity = tuple(values[6:8]), values[8], values[9]
 
     def set_state(self, state: np.ndarray) -> None:
         if np.shape(state) != (7,):
             return super().set_state(state)
+        x, y, block_x, block_y, angle, vx, vy = self._checked(state, "state", (7,)).tolist()
         self._build()
-        self._place(self._checked(state, "state", (7,)))
+        self._agent.velocity, self._agent.position = (vx, vy), (x, y)
+        self._block.angle = angle
+        self._block.position = block_x, block_y
         self._space.step(self.DT)
-
-    def _place(self, state: np.ndarray) -> None:
-        values = state.tolist()
-        self._agent.velocity, self._agent.position = tuple(values[5:7]), tuple(values[0:2])
-        self._block.angle = values[4]
-        self._block.position = tuple(values[2:4])
 
     def _set_state(self, state: np.ndarray) -> None:
         self._build()  # a new space has no impulses left from other contacts
-        self._place(state)
-        block, values = self._block, state.tolist()
-        block.center_of_gravity = (0, 0)
-        block.position = tuple(values[7:9])
-        block.center_of_gravity = self._cog
-        block.angle = values[4]
-        block.velocity, block.angular_velocity = tuple(values[9:11]), values[11]
+        values, count = state.tolist(), int(state[27])
+        if count:  # the same actions again, for the impulses; then what they led to, exactly
+            self._set_bodies(values[17:27])
+            for n in range(28, 28 + 2 * count, 2):
+                self._trail.append((self._bodies(), values[n : n + 2]))
+                self._advance(*(np.float32(t) if np.float32(t) == t else t for t in values[n : n + 2]))
+            self._trail[0] = values[17:27], self._trail[0][1]
+        self._set_bodies(values[7:17])
 
     def _initial_state(self) -> np.ndarray:
         rng = self.np_random
         x, y = rng.uniform(100, 400, 2)
         angle = rng.uniform(0, 2 * math.pi)
-        centre = np.array([x, y]) + self._rotation(angle) @ self._cog
         while True:
             agent = rng.uniform(50, 450, 2)
-            self._set_state(np.array([*agent, x, y, angle, 0, 0, *centre, 0, 0, 0]))
+            self.set_state(np.array([*agent, x, y, angle, 0, 0]))
             gap = min(shape.point_query(tuple(agent)).distance for shape in self._block.shapes)
             if gap >= self.AGENT_RADIUS + 5:
                 return self.state()
@@ -652,12 +672,20 @@ class PushT(PixelEnv):
         return np.array([[c, -s], [s, c]])
 
     def _step(self, action: np.ndarray) -> None:
-        agent = self._agent
-        target = agent.position + pymunk.Vec2d(*action.tolist()) * self.ACTION
+        # in the action's own precision, as the original computes
+        tx, ty = (p + a for p, a in zip(self._agent.position, action * self.ACTION, strict=True))
+        kept = self._trail[1 - self.MEMORY :] if self._clock - self._touched < 5 else []
+        self._trail = [*kept, (self._bodies(), (float(tx), float(ty)))]
+        self._advance(tx, ty)
+
+    def _advance(self, tx: float, ty: float) -> None:
+        agent, k_p, k_v, dt = self._agent, self.K_P, self.K_V, self.DT
         for _ in range(self.SUBSTEPS):
-            pull = self.K_P * (target - agent.position) + self.K_V * (pymunk.Vec2d(0, 0) - agent.velocity)
-            agent.velocity += pull * self.DT
-            self._space.step(self.DT)
+            (x, y), (vx, vy) = agent.position, agent.velocity
+            ax, ay = k_p * (tx - x) + k_v * (0 - vx), k_p * (ty - y) + k_v * (0 - vy)
+            agent.velocity = float(vx + ax * dt), float(vy + ay * dt)
+            self._clock += 1
+            self._space.step(dt)
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
         canvas, rotation = Canvas(self.size, self.WORLD, self._floor), self._rotation(state[4])
@@ -681,11 +709,14 @@ class PushT(PixelEnv):
 
     def behavior(self, rng: np.random.Generator):
         """Walk round the block to a random point of its outline, push it there for some steps in a
-        direction about the inward normal, and again; pushes that would end at a wall are redrawn."""
+        direction about the inward normal, and again; no pushing on towards a near wall."""
         outline = np.array([(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)])
         edges = np.roll(outline, -1, 0) - outline
         lengths = np.abs(edges).sum(1)
         plan = {"left": 0}
+
+        def inside(point: np.ndarray) -> bool:
+            return bool((np.abs(point - PushT.WORLD / 2) < 150).all())
 
         def draw(env: "PushT") -> None:
             rotation, origin = env._rotation(env._block.angle), np.array(env._block.position)
@@ -695,8 +726,7 @@ class PushT(PixelEnv):
                 inward = np.array([-edges[edge][1], edges[edge][0]]) / lengths[edge]
                 turn = env._rotation(rng.uniform(-0.5, 0.5))
                 direction = rotation @ turn @ inward
-                ahead = origin + rotation @ env._cog + 120 * direction
-                if (np.abs(ahead - env.WORLD / 2) < 180).all():
+                if inside(origin + rotation @ env._cog + 100 * direction):
                     break
             plan.update(point=point, inward=inward, turn=turn, left=int(rng.integers(4, 12)))
             plan.update(speed=rng.uniform(0.3, 1.0), walking=True)
@@ -723,8 +753,11 @@ class PushT(PixelEnv):
                 if plan["patience"] > 25:
                     plan.update(left=0, patience=0)
             else:
-                action = plan["speed"] * (rotation @ plan["turn"] @ plan["inward"])
-                plan.update(left=plan["left"] - 1, patience=0)
+                direction = rotation @ plan["turn"] @ plan["inward"]
+                action = plan["speed"] * direction
+                ahead = centre + 30 * direction
+                outwards = not inside(ahead) and direction @ (centre - env.WORLD / 2) > 0
+                plan.update(left=0 if outwards else plan["left"] - 1, patience=0)
             return np.clip(action + rng.normal(0, 0.1, 2), -1, 1).astype(np.float32)
 
         return policy
@@ -877,7 +910,7 @@ class Cube(PixelEnv):
       <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
       <default><position kp="3000" kv="70"/></default>
       <worldbody>
-        <geom name="table" type="plane" size="2 2 0.1"/>
+        <geom name="table" type="plane" size="0 0 0.1"/>
         <body name="cube" pos="0.4 0 0.02">
           <freejoint/><geom name="cube" type="box" size="0.02 0.02 0.02" density="1000" condim="4"/>
         </body>
@@ -920,7 +953,7 @@ class Cube(PixelEnv):
         self._data, self._scene = mujoco.MjData(self._model), mujoco.MjData(self._model)
         mujoco.mj_forward(self._model, self._data)
         names = [self._model.geom(i).name for i in range(self._model.ngeom)]
-        self._colors = np.array([self.COLORS[name] for name in names] + [(235, 240, 245)], np.float64)
+        self._colors = np.array([self.COLORS[name] for name in names], np.float64)
         self._full = np.zeros(mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_INTEGRATION))
 
     # qpos: cube x, y, z, quaternion (7), gripper x, y, z, yaw (4), left and right finger (2)
@@ -955,7 +988,7 @@ class Cube(PixelEnv):
         mujoco.mj_step(self._model, self._data, self.SUBSTEPS)
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
-        """One ray a pixel, and 4 x 4 where neighbouring pixels hit different things."""
+        """One ray a pixel, and 3 x 3 where neighbouring pixels hit different things."""
         model, scene, size = self._model, self._scene, self.size
         scene.qpos[:11], scene.qpos[11:] = state[:11], self.FINGER_TRAVEL * (1 - state[11])
         mujoco.mj_kinematics(model, scene)
@@ -967,11 +1000,11 @@ class Cube(PixelEnv):
             before, after = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
             edge[before] |= differs
             edge[after] |= differs
-        fine = (np.arange(4) - 1.5) / 4
+        fine = (np.arange(3) - 1) / 3
         dy, dx = (grid.ravel() for grid in np.meshgrid(fine, fine, indexing="ij"))
         ey, ex = y[edge][:, None] + dy, x[edge][:, None] + dx
         if ey.size:
-            colors[edge.ravel()] = self._cast(ex.ravel(), ey.ravel())[0].reshape(-1, 16, 3).mean(1)
+            colors[edge.ravel()] = self._cast(ex.ravel(), ey.ravel())[0].reshape(-1, 9, 3).mean(1)
         return np.rint(colors).astype(np.uint8).reshape(size, size, 3)
 
     def _cast(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -987,7 +1020,6 @@ class Cube(PixelEnv):
         )  # fmt: skip
         light = np.array([0.36, 0.48, 0.8])
         shade = 0.55 + 0.45 * np.abs(normals.reshape(-1, 3) @ light)
-        shade[hit < 0] = 1.0
         return self._colors[hit] * shade[:, None], hit
 
     def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
