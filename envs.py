@@ -34,7 +34,9 @@ class PixelEnv(gym.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-    VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments; the first is the default
+    VARIANTS: dict[str, dict] = {
+        "default": {}
+    }  # name -> constructor arguments; the first is the default
     goal = None
 
     def __init__(self, action_dim: int, *, size: int = 64, render_mode: str | None = None):
@@ -96,22 +98,33 @@ class PixelEnv(gym.Env):
             goal = self._checked(goal, "goal", self.state().shape)
         self.set_state(self._initial_state() if state is None else state)
         self.goal = goal
-        return self._observe()
+        info = self._info()
+        return self.render_state(info["state"]), info
 
     def step(self, action: np.ndarray):
+        info = self.advance(action)
+        return (
+            self.render_state(info["state"]),
+            float(info["success"]),
+            info["success"],
+            False,
+            info,
+        )
+
+    def advance(self, action: np.ndarray) -> dict:
+        """`step` without the picture; returns its info."""
         checked = self._checked(action, "action", self.action_space.shape)
-        checked = np.asarray(action) if getattr(action, "dtype", None) == np.float32 else checked
+        checked = action if getattr(action, "dtype", None) == np.float32 else checked
         self._step(np.clip(checked, -1.0, 1.0))
-        obs, info = self._observe()
-        return obs, float(info["success"]), info["success"], False, info
+        return self._info()
 
     def render(self) -> np.ndarray | None:
         return self.render_state(self.state()) if self.render_mode == "rgb_array" else None
 
-    def _observe(self):
+    def _info(self) -> dict:
         state = self.state()
         success = self.goal is not None and bool(self.is_success(state, self.goal))
-        return self.render_state(state), {"state": state, "success": success}
+        return {"state": state, "success": success}
 
     def _checked(self, value, name: str, shape: tuple[int]) -> np.ndarray:
         value = np.asarray(value, dtype=np.float64)
@@ -270,17 +283,23 @@ class DotWorld(PixelEnv):
             for kind, count in counts.items():
                 for n in range(count):
                     dots = [first, first + 1] if kind == "pair" else [first]
-                    groups.append((f"{kind} {n + 1}", [[2 * d + axis for d in dots] for axis in (0, 1)]))
+                    groups.append(
+                        (f"{kind} {n + 1}", [[2 * d + axis for d in dots] for axis in (0, 1)])
+                    )
                     first += len(dots)
             free = [name for name, _ in groups if name.startswith(("dot", "pair"))]
             self.dots, self.coordinates = first, 2 * first
         self._groups = groups
         self._moved = [entries for name, entries in groups if name in free]
         self._random = [
-            entries for name, entries in groups if name not in free and not name.startswith("static")
+            entries
+            for name, entries in groups
+            if name not in free and not name.startswith("static")
         ]
         self.controlled = tuple(  # the probe targets that the action moves
-            target for name in free for target in (("sin angle", "cos angle") if name == "angle" else (name,))
+            target
+            for name in free
+            for target in (("sin angle", "cos angle") if name == "angle" else (name,))
         )
         margin = self.RADIUS if sprite is None else self.SPRITE_RADIUS
         self._low = np.full(self.coordinates, margin)
@@ -351,7 +370,9 @@ class DotWorld(PixelEnv):
             low.append(max(-1.0, max(self._low[c] - position[c] for c in coords) / reach))
             high.append(min(1.0, min(self._high[c] - position[c] for c in coords) / reach))
         for _ in range(20):
-            displacement = [rng.uniform(a, b) if a < b else a for a, b in zip(low, high, strict=True)]
+            displacement = [
+                rng.uniform(a, b) if a < b else a for a, b in zip(low, high, strict=True)
+            ]
             if self._move(position, entries, displacement) is not position:
                 return displacement
         return [0.0] * len(entries)
@@ -367,7 +388,10 @@ class DotWorld(PixelEnv):
         canvas = Canvas(self.size, self.CANVAS)
         if self.sprite is not None:
             c, s = math.cos(state[2]), math.sin(state[2])
-            arrow = np.array([[6, 0], [0, -5], [0, 5]]), np.array([[0, -2], [-6, -2], [-6, 2], [0, 2]])
+            arrow = (
+                np.array([[6, 0], [0, -5], [0, 5]]),
+                np.array([[0, -2], [-6, -2], [-6, 2], [0, 2]]),
+            )
             for part, color in zip(arrow, (self.COLORS[0], self.COLORS[1]), strict=True):
                 canvas.polygon(part @ np.array([[c, s], [-s, c]]) + state[:2], color)
             return canvas.frame
@@ -410,7 +434,6 @@ class DotWorld(PixelEnv):
             return np.array(action or [rng.uniform(-1, 1)], dtype=np.float32)
 
         return policy
-
 
 
 # ------------------------------------------------------------------------------------------------
@@ -485,7 +508,9 @@ class TwoRoom(PixelEnv):
 
     def _step(self, action: np.ndarray) -> None:
         # float32, as the original computes
-        moved = self._position.astype(np.float32) + action.astype(np.float32) * np.float32(self.SPEED)
+        moved = self._position.astype(np.float32) + action.astype(np.float32) * np.float32(
+            self.SPEED
+        )
         margin, zone = self.BORDER + self.RADIUS, self.THICKNESS / 2 + self.RADIUS
         x, y = (min(max(float(v), margin), self.WORLD - margin) for v in moved)
         if abs(y - self.DOOR) > self.DOOR_HALF + self.DOOR_MARGIN:
@@ -524,241 +549,6 @@ class TwoRoom(PixelEnv):
             if last is None or rng.random() >= 0.05:
                 last = np.clip(action, -1, 1).astype(np.float32)
             return last
-
-        return policy
-
-
-# ------------------------------------------------------------------------------------------------
-# Push-T
-# ------------------------------------------------------------------------------------------------
-
-
-class PushT(PixelEnv):
-    """
-    ## Description
-    A round pusher and a T-shaped block on a plane of 512 x 512 units, seen from above (pymunk; no
-    gravity, a block that is not pushed stands still). The agent is moved by a PD controller
-    (k_p 100, k_v 20) towards a point; 10 physics steps of 0.01 s an action.
-
-    ## Action Space
-    `Box(-1, 1, (2,), float32)`: where the agent should go, relative to where it is, in units of
-    100 (x, y).
-
-    ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down. No target is drawn.
-
-    ## Rewards
-    1 on a step that reaches the goal, else 0.
-
-    ## Starting State
-    Block at rest, x, y uniform in [100, 400], angle uniform in [0, 2 pi]; agent uniform in
-    [50, 450], at least 5 units from the block.
-
-    ## Episode End
-    At the goal: agent x, y and block x, y within 20 units of the goal's (the norm of all four
-    differences), and the block's angle within pi/9.
-
-    ## Arguments
-    * `size=64`: side of the frame in pixels.
-
-    State: agent x, y, block x, y, angle in [0, 2 pi), agent velocity x, y; then, for exact
-    restoration, the bodies as pymunk has them, and the same before the last action with its target.
-    Placing a state of the first seven entries alone does what the original does at reset: the block
-    at rest, then one physics step. pymunk keeps solver impulses in a contact that cannot be set;
-    restoring repeats the last action to get them back. @CONTACT@
-    """
-
-    WORLD, AGENT_RADIUS, ACTION, DT, SUBSTEPS = 512.0, 15.0, 100, 0.01, 10
-    K_P, K_V, MEMORY = 100, 20, 32
-    GOAL_DISTANCE, GOAL_ANGLE = 20.0, math.pi / 9
-    # The T's two boxes in its own frame: a bar of 120 x 30, a stem of 30 x 90 below it.
-    BAR = [(-60.0, 30.0), (60.0, 30.0), (60.0, 0.0), (-60.0, 0.0)]
-    STEM = [(-15.0, 30.0), (-15.0, 120.0), (15.0, 120.0), (15.0, 30.0)]
-    controlled = ("agent position", "block position", "block orientation")
-
-    def __init__(self, *, size: int = 64, render_mode: str | None = None):
-        super().__init__(2, size=size, render_mode=render_mode)
-        canvas, corners = Canvas(self.size, self.WORLD), [(5, 5), (5, 506), (506, 506), (506, 5)]
-        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
-            canvas.capsule(a, b, 2, (160, 160, 160))
-        self._floor = canvas.frame
-        self._build()
-
-    def _build(self) -> None:
-        self._clock, self._touched = 0, -9  # physics steps: now, and when the block was last touched
-        self._trail = []  # bodies and target of each action since the block was untouched
-        self._space = pymunk.Space()
-        self._space.on_collision(post_solve=self._touch)
-        self._space.gravity, self._space.damping = (0, 0), 0
-        ends = [((5, 506), (5, 5)), ((5, 5), (506, 5)), ((506, 5), (506, 506)), ((5, 506), (506, 506))]
-        self._space.add(*(pymunk.Segment(self._space.static_body, a, b, 2) for a, b in ends))
-        self._agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
-        self._space.add(self._agent, pymunk.Circle(self._agent, self.AGENT_RADIUS))
-        # The original takes the bar's moment for both boxes.
-        moment = pymunk.moment_for_poly(1, self.BAR)
-        self._block = pymunk.Body(1, moment + moment)
-        bar, stem = (pymunk.Poly(self._block, box) for box in (self.BAR, self.STEM))
-        self._cog = (bar.center_of_gravity + stem.center_of_gravity) / 2
-        self._block.center_of_gravity = self._cog
-        self._space.add(self._block, bar, stem)
-
-    def _touch(self, arbiter, space, data) -> None:
-        self._touched = self._clock
-
-    def state(self) -> np.ndarray:
-        memory = np.zeros(11 + 2 * self.MEMORY)  # the first bodies, the number of targets, the targets
-        if self._trail:
-            targets = np.ravel([target for _, target in self._trail])
-            memory[: 11 + len(targets)] = *self._trail[0][0], len(self._trail), *targets
-        (x, y), angle = self._block.position, self._block.angle
-        agent = (*self._agent.position, x, y, angle % (2 * math.pi), *self._agent.velocity)
-        return np.array([*agent, *self._bodies(), *memory])
-
-    def _bodies(self) -> tuple[float, ...]:
-        """Agent x, y, velocity, block's centre of gravity, velocity, angle, angular velocity."""
-        agent, block, angle = self._agent, self._block, self._block.angle
-        # pymunk computes with the centre of gravity; that is what its position is without an offset.
-        block.center_of_gravity = (0, 0)
-        block.angle = angle
-        centre = block.position
-        block.center_of_gravity = self._cog
-        block.angle = angle
-        moving = (*block.velocity, angle, block.angular_velocity)
-        return (*agent.position, *agent.velocity, *centre, *moving)
-
-    def _set_bodies(self, values) -> None:
-        self._agent.position, self._agent.velocity = tuple(values[0:2]), tuple(values[2:4])
-        block = self._block
-        block.center_of_gravity = (0, 0)
-        block.position = tuple(values[4:6])
-        block.center_of_gravity = self._cog
-        block.velocity, block.angle, block.angular_velocity = tuple(values[6:8]), values[8], values[9]
-
-    def set_state(self, state: np.ndarray) -> None:
-        if np.shape(state) != (7,):
-            return super().set_state(state)
-        x, y, block_x, block_y, angle, vx, vy = self._checked(state, "state", (7,)).tolist()
-        self._build()
-        self._agent.velocity, self._agent.position = (vx, vy), (x, y)
-        self._block.angle = angle
-        self._block.position = block_x, block_y
-        self._space.step(self.DT)
-
-    def _set_state(self, state: np.ndarray) -> None:
-        self._build()  # a new space has no impulses left from other contacts
-        values, count = state.tolist(), int(state[27])
-        if count:  # the same actions again, for the impulses; then what they led to, exactly
-            self._set_bodies(values[17:27])
-            for n in range(28, 28 + 2 * count, 2):
-                self._trail.append((self._bodies(), values[n : n + 2]))
-                self._advance(*(np.float32(t) if np.float32(t) == t else t for t in values[n : n + 2]))
-            self._trail[0] = values[17:27], self._trail[0][1]
-        self._set_bodies(values[7:17])
-
-    def _initial_state(self) -> np.ndarray:
-        rng = self.np_random
-        x, y = rng.uniform(100, 400, 2)
-        angle = rng.uniform(0, 2 * math.pi)
-        while True:
-            agent = rng.uniform(50, 450, 2)
-            self.set_state(np.array([*agent, x, y, angle, 0, 0]))
-            gap = min(shape.point_query(tuple(agent)).distance for shape in self._block.shapes)
-            if gap >= self.AGENT_RADIUS + 5:
-                return self.state()
-
-    @staticmethod
-    def _rotation(angle: float) -> np.ndarray:
-        c, s = math.cos(angle), math.sin(angle)
-        return np.array([[c, -s], [s, c]])
-
-    def _step(self, action: np.ndarray) -> None:
-        # in the action's own precision, as the original computes
-        tx, ty = (p + a for p, a in zip(self._agent.position, action * self.ACTION, strict=True))
-        kept = self._trail[1 - self.MEMORY :] if self._clock - self._touched < 5 else []
-        self._trail = [*kept, (self._bodies(), (float(tx), float(ty)))]
-        self._advance(tx, ty)
-
-    def _advance(self, tx: float, ty: float) -> None:
-        agent, k_p, k_v, dt = self._agent, self.K_P, self.K_V, self.DT
-        for _ in range(self.SUBSTEPS):
-            (x, y), (vx, vy) = agent.position, agent.velocity
-            ax, ay = k_p * (tx - x) + k_v * (0 - vx), k_p * (ty - y) + k_v * (0 - vy)
-            agent.velocity = float(vx + ax * dt), float(vy + ay * dt)
-            self._clock += 1
-            self._space.step(dt)
-
-    def render_state(self, state: np.ndarray) -> np.ndarray:
-        canvas, rotation = Canvas(self.size, self.WORLD, self._floor), self._rotation(state[4])
-        for box in (self.BAR, self.STEM):
-            canvas.polygon(np.array(box) @ rotation.T + state[2:4], (119, 136, 153))
-        canvas.disc(state[:2], self.AGENT_RADIUS, (65, 105, 225))
-        return canvas.frame
-
-    def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
-        distance = np.sqrt(((state[:4] - goal[:4]) ** 2).sum())
-        angle = abs(math.remainder(state[4] - goal[4], 2 * math.pi))
-        return bool(distance < self.GOAL_DISTANCE and angle < self.GOAL_ANGLE)
-
-    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
-        angle = states[:, 4:5]
-        return {
-            "agent position": states[:, :2],
-            "block position": states[:, 2:4],
-            "block orientation": np.concatenate([np.sin(angle), np.cos(angle)], 1),
-        }
-
-    def behavior(self, rng: np.random.Generator):
-        """Walk round the block to a random point of its outline, push it there for some steps in a
-        direction about the inward normal, and again; no pushing on towards a near wall."""
-        outline = np.array([(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)])
-        edges = np.roll(outline, -1, 0) - outline
-        lengths = np.abs(edges).sum(1)
-        plan = {"left": 0}
-
-        def inside(point: np.ndarray) -> bool:
-            return bool((np.abs(point - PushT.WORLD / 2) < 150).all())
-
-        def draw(env: "PushT") -> None:
-            rotation, origin = env._rotation(env._block.angle), np.array(env._block.position)
-            for _ in range(20):
-                edge = rng.choice(8, p=lengths / lengths.sum())
-                point = outline[edge] + rng.uniform(0.05, 0.95) * edges[edge]
-                inward = np.array([-edges[edge][1], edges[edge][0]]) / lengths[edge]
-                turn = env._rotation(rng.uniform(-0.5, 0.5))
-                direction = rotation @ turn @ inward
-                if inside(origin + rotation @ env._cog + 100 * direction):
-                    break
-            plan.update(point=point, inward=inward, turn=turn, left=int(rng.integers(4, 12)))
-            plan.update(speed=rng.uniform(0.3, 1.0), walking=True)
-
-        def policy(env: "PushT") -> np.ndarray:
-            if plan["left"] <= 0:
-                draw(env)
-            agent, rotation = np.array(env._agent.position), env._rotation(env._block.angle)
-            origin = np.array(env._block.position)
-            centre = origin + rotation @ env._cog
-            contact, inward = origin + rotation @ plan["point"], rotation @ plan["inward"]
-            start = contact - (env.AGENT_RADIUS + 12) * inward
-            if plan["walking"]:
-                # round the block on a circle, then straight to where the push starts
-                a, b = (math.atan2(*(p - centre)[::-1]) for p in (agent, start))
-                angle = math.remainder(b - a, 2 * math.pi)
-                goal = start
-                if abs(angle) > 0.5:
-                    step = a + math.copysign(min(abs(angle), 0.7), angle)
-                    goal = centre + 115 * np.array([math.cos(step), math.sin(step)])
-                action = (np.clip(goal, 20, env.WORLD - 20) - agent) / (0.4 * env.ACTION)
-                plan["walking"] = math.hypot(*(start - agent)) > 12
-                plan["patience"] = plan.get("patience", 0) + 1
-                if plan["patience"] > 25:
-                    plan.update(left=0, patience=0)
-            else:
-                direction = rotation @ plan["turn"] @ plan["inward"]
-                action = plan["speed"] * direction
-                ahead = centre + 30 * direction
-                outwards = not inside(ahead) and direction @ (centre - env.WORLD / 2) > 0
-                plan.update(left=0 if outwards else plan["left"] - 1, patience=0)
-            return np.clip(action + rng.normal(0, 0.1, 2), -1, 1).astype(np.float32)
 
         return policy
 
@@ -868,6 +658,259 @@ class Reacher(PixelEnv):
 
 
 # ------------------------------------------------------------------------------------------------
+# Push-T
+# ------------------------------------------------------------------------------------------------
+
+
+class PushT(PixelEnv):
+    """
+    ## Description
+    A round pusher and a T-shaped block on a plane of 512 x 512 units, seen from above (pymunk; no
+    gravity, a block that is not pushed stands still). The agent is moved by a PD controller
+    (k_p 100, k_v 20) towards a point; 10 physics steps of 0.01 s an action.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`: where the agent should go, relative to where it is, in units of
+    100 (x, y).
+
+    ## Observation Space
+    `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down. No target is drawn.
+
+    ## Rewards
+    1 on a step that reaches the goal, else 0.
+
+    ## Starting State
+    Block at rest, x, y uniform in [100, 400], angle uniform in [0, 2 pi]; agent uniform in
+    [50, 450], at least 5 units from the block.
+
+    ## Episode End
+    At the goal: agent x, y and block x, y within 20 units of the goal's (the norm of all four
+    differences), and the block's angle within pi/9.
+
+    ## Arguments
+    * `size=64`: side of the frame in pixels.
+
+    State: agent x, y, block x, y, angle in [0, 2 pi), agent velocity x, y; then, for exact
+    restoration, the bodies as pymunk has them, and the same before the last action with its target.
+    Placing a state of the first seven entries alone does what the original does at reset: the block
+    at rest, then one physics step. pymunk keeps solver impulses in a contact that cannot be set;
+    restoring repeats the last action to get them back. @CONTACT@
+    """
+
+    WORLD, AGENT_RADIUS, ACTION, DT, SUBSTEPS = 512.0, 15.0, 100, 0.01, 10
+    K_P, K_V, MEMORY = 100, 20, 32
+    GOAL_DISTANCE, GOAL_ANGLE = 20.0, math.pi / 9
+    # The T's two boxes in its own frame: a bar of 120 x 30, a stem of 30 x 90 below it.
+    BAR = [(-60.0, 30.0), (60.0, 30.0), (60.0, 0.0), (-60.0, 0.0)]
+    STEM = [(-15.0, 30.0), (-15.0, 120.0), (15.0, 120.0), (15.0, 30.0)]
+    controlled = ("agent position", "block position", "block orientation")
+
+    def __init__(self, *, size: int = 64, render_mode: str | None = None):
+        super().__init__(2, size=size, render_mode=render_mode)
+        canvas, corners = Canvas(self.size, self.WORLD), [(5, 5), (5, 506), (506, 506), (506, 5)]
+        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
+            canvas.capsule(a, b, 2, (160, 160, 160))
+        self._floor = canvas.frame
+        self._build()
+
+    def _build(self) -> None:
+        self._clock, self._touched = (
+            0,
+            -9,
+        )  # physics steps: now, and when the block was last touched
+        self._trail = []  # bodies and target of each action since the block was untouched
+        self._space = pymunk.Space()
+        self._space.on_collision(post_solve=self._touch)
+        self._space.gravity, self._space.damping = (0, 0), 0
+        ends = [
+            ((5, 506), (5, 5)),
+            ((5, 5), (506, 5)),
+            ((506, 5), (506, 506)),
+            ((5, 506), (506, 506)),
+        ]
+        self._space.add(*(pymunk.Segment(self._space.static_body, a, b, 2) for a, b in ends))
+        self._agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
+        self._space.add(self._agent, pymunk.Circle(self._agent, self.AGENT_RADIUS))
+        # The original takes the bar's moment for both boxes.
+        moment = pymunk.moment_for_poly(1, self.BAR)
+        self._block = pymunk.Body(1, moment + moment)
+        bar, stem = (pymunk.Poly(self._block, box) for box in (self.BAR, self.STEM))
+        self._cog = (bar.center_of_gravity + stem.center_of_gravity) / 2
+        self._block.center_of_gravity = self._cog
+        self._space.add(self._block, bar, stem)
+
+    def _touch(self, arbiter, space, data) -> None:
+        self._touched = self._clock
+
+    def state(self) -> np.ndarray:
+        memory = np.zeros(
+            11 + 2 * self.MEMORY
+        )  # the first bodies, the number of targets, the targets
+        if self._trail:
+            targets = np.ravel([target for _, target in self._trail])
+            memory[: 11 + len(targets)] = *self._trail[0][0], len(self._trail), *targets
+        (x, y), angle = self._block.position, self._block.angle
+        agent = (*self._agent.position, x, y, angle % (2 * math.pi), *self._agent.velocity)
+        return np.array([*agent, *self._bodies(), *memory])
+
+    def _bodies(self) -> tuple[float, ...]:
+        """Agent x, y, velocity, block's centre of gravity, velocity, angle, angular velocity."""
+        agent, block, angle = self._agent, self._block, self._block.angle
+        # pymunk computes with the centre of gravity; that is what its position is without an offset.
+        block.center_of_gravity = (0, 0)
+        block.angle = angle
+        centre = block.position
+        block.center_of_gravity = self._cog
+        block.angle = angle
+        moving = (*block.velocity, angle, block.angular_velocity)
+        return (*agent.position, *agent.velocity, *centre, *moving)
+
+    def _set_bodies(self, values) -> None:
+        self._agent.position, self._agent.velocity = tuple(values[0:2]), tuple(values[2:4])
+        block = self._block
+        block.center_of_gravity = (0, 0)
+        block.position = tuple(values[4:6])
+        block.center_of_gravity = self._cog
+        block.velocity, block.angle, block.angular_velocity = (
+            tuple(values[6:8]),
+            values[8],
+            values[9],
+        )
+
+    def set_state(self, state: np.ndarray) -> None:
+        if np.shape(state) != (7,):
+            return super().set_state(state)
+        x, y, block_x, block_y, angle, vx, vy = self._checked(state, "state", (7,)).tolist()
+        self._build()
+        self._agent.velocity, self._agent.position = (vx, vy), (x, y)
+        self._block.angle = angle
+        self._block.position = block_x, block_y
+        self._space.step(self.DT)
+
+    def _set_state(self, state: np.ndarray) -> None:
+        self._build()  # a new space has no impulses left from other contacts
+        values, count = state.tolist(), int(state[27])
+        if count:  # the same actions again, for the impulses; then what they led to, exactly
+            self._set_bodies(values[17:27])
+            for n in range(28, 28 + 2 * count, 2):
+                self._trail.append((self._bodies(), values[n : n + 2]))
+                self._advance(
+                    *(np.float32(t) if np.float32(t) == t else t for t in values[n : n + 2])
+                )
+            self._trail[0] = values[17:27], self._trail[0][1]
+        self._set_bodies(values[7:17])
+
+    def _initial_state(self) -> np.ndarray:
+        rng = self.np_random
+        x, y = rng.uniform(100, 400, 2)
+        angle = rng.uniform(0, 2 * math.pi)
+        while True:
+            agent = rng.uniform(50, 450, 2)
+            self.set_state(np.array([*agent, x, y, angle, 0, 0]))
+            gap = min(shape.point_query(tuple(agent)).distance for shape in self._block.shapes)
+            if gap >= self.AGENT_RADIUS + 5:
+                return self.state()
+
+    @staticmethod
+    def _rotation(angle: float) -> np.ndarray:
+        c, s = math.cos(angle), math.sin(angle)
+        return np.array([[c, -s], [s, c]])
+
+    def _step(self, action: np.ndarray) -> None:
+        # in the action's own precision, as the original computes
+        tx, ty = (p + a for p, a in zip(self._agent.position, action * self.ACTION, strict=True))
+        kept = self._trail[1 - self.MEMORY :] if self._clock - self._touched < 5 else []
+        self._trail = [*kept, (self._bodies(), (float(tx), float(ty)))]
+        self._advance(tx, ty)
+
+    def _advance(self, tx: float, ty: float) -> None:
+        agent, k_p, k_v, dt = self._agent, self.K_P, self.K_V, self.DT
+        for _ in range(self.SUBSTEPS):
+            (x, y), (vx, vy) = agent.position, agent.velocity
+            ax, ay = k_p * (tx - x) + k_v * (0 - vx), k_p * (ty - y) + k_v * (0 - vy)
+            agent.velocity = float(vx + ax * dt), float(vy + ay * dt)
+            self._clock += 1
+            self._space.step(dt)
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        canvas, rotation = Canvas(self.size, self.WORLD, self._floor), self._rotation(state[4])
+        for box in (self.BAR, self.STEM):
+            canvas.polygon(np.array(box) @ rotation.T + state[2:4], (119, 136, 153))
+        canvas.disc(state[:2], self.AGENT_RADIUS, (65, 105, 225))
+        return canvas.frame
+
+    def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
+        distance = np.sqrt(((state[:4] - goal[:4]) ** 2).sum())
+        angle = abs(math.remainder(state[4] - goal[4], 2 * math.pi))
+        return bool(distance < self.GOAL_DISTANCE and angle < self.GOAL_ANGLE)
+
+    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        angle = states[:, 4:5]
+        return {
+            "agent position": states[:, :2],
+            "block position": states[:, 2:4],
+            "block orientation": np.concatenate([np.sin(angle), np.cos(angle)], 1),
+        }
+
+    def behavior(self, rng: np.random.Generator):
+        """Walk round the block to a random point of its outline, push it there for some steps in a
+        direction about the inward normal, and again; no pushing on towards a near wall."""
+        outline = np.array(
+            [(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)]
+        )
+        edges = np.roll(outline, -1, 0) - outline
+        lengths = np.abs(edges).sum(1)
+        plan = {"left": 0}
+
+        def inside(point: np.ndarray) -> bool:
+            return bool((np.abs(point - PushT.WORLD / 2) < 150).all())
+
+        def draw(env: "PushT") -> None:
+            rotation, origin = env._rotation(env._block.angle), np.array(env._block.position)
+            for _ in range(20):
+                edge = rng.choice(8, p=lengths / lengths.sum())
+                point = outline[edge] + rng.uniform(0.05, 0.95) * edges[edge]
+                inward = np.array([-edges[edge][1], edges[edge][0]]) / lengths[edge]
+                turn = env._rotation(rng.uniform(-0.5, 0.5))
+                direction = rotation @ turn @ inward
+                if inside(origin + rotation @ env._cog + 100 * direction):
+                    break
+            plan.update(point=point, inward=inward, turn=turn, left=int(rng.integers(3, 9)))
+            plan.update(speed=rng.uniform(0.15, 0.7), walking=True)
+
+        def policy(env: "PushT") -> np.ndarray:
+            if plan["left"] <= 0:
+                draw(env)
+            agent, rotation = np.array(env._agent.position), env._rotation(env._block.angle)
+            origin = np.array(env._block.position)
+            centre = origin + rotation @ env._cog
+            contact, inward = origin + rotation @ plan["point"], rotation @ plan["inward"]
+            start = contact - (env.AGENT_RADIUS + 12) * inward
+            if plan["walking"]:
+                # round the block on a circle, then straight to where the push starts
+                a, b = (math.atan2(*(p - centre)[::-1]) for p in (agent, start))
+                angle = math.remainder(b - a, 2 * math.pi)
+                goal = start
+                if abs(angle) > 0.5:
+                    step = a + math.copysign(min(abs(angle), 0.7), angle)
+                    goal = centre + 115 * np.array([math.cos(step), math.sin(step)])
+                action = (np.clip(goal, 20, env.WORLD - 20) - agent) / (0.4 * env.ACTION)
+                plan["walking"] = math.hypot(*(start - agent)) > 12
+                plan["patience"] = plan.get("patience", 0) + 1
+                if plan["patience"] > 25:
+                    plan.update(left=0, patience=0)
+            else:
+                direction = rotation @ plan["turn"] @ plan["inward"]
+                action = plan["speed"] * direction
+                ahead = centre + 30 * direction
+                outwards = not inside(ahead) and direction @ (centre - env.WORLD / 2) > 0
+                plan.update(left=0 if outwards else plan["left"] - 1, patience=0)
+            return np.clip(action + rng.normal(0, 0.1, 2), -1, 1).astype(np.float32)
+
+        return policy
+
+
+# ------------------------------------------------------------------------------------------------
 # Cube
 # ------------------------------------------------------------------------------------------------
 
@@ -908,7 +951,7 @@ class Cube(PixelEnv):
     XML = """
     <mujoco>
       <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
-      <default><position kp="3000" kv="70"/></default>
+      <default><position kp="1500" kv="55"/></default>
       <worldbody>
         <geom name="table" type="plane" size="0 0 0.1"/>
         <body name="cube" pos="0.4 0 0.02">
@@ -921,19 +964,19 @@ class Cube(PixelEnv):
           <geom name="palm" type="box" size="0.012 0.048 0.01" pos="0 0 0.045" contype="0" conaffinity="0"/>
           <body gravcomp="1">
             <joint name="left" type="slide" axis="0 1 0" range="0 0.04"/>
-            <geom name="left" type="box" size="0.005 0.003 0.025" pos="0 0.003 0.01" mass="0.02" condim="4"/>
+            <geom name="left" type="box" size="0.01 0.004 0.025" pos="0 0.004 0.01" mass="0.02" condim="4"/>
           </body>
           <body gravcomp="1">
             <joint name="right" type="slide" axis="0 -1 0" range="0 0.04"/>
-            <geom name="right" type="box" size="0.005 0.003 0.025" pos="0 -0.003 0.01" mass="0.02" condim="4"/>
+            <geom name="right" type="box" size="0.01 0.004 0.025" pos="0 -0.004 0.01" mass="0.02" condim="4"/>
           </body>
         </body>
       </worldbody>
       <actuator>
         <position joint="x"/><position joint="y"/><position joint="z"/>
         <position joint="yaw" kp="40" kv="0.6"/>
-        <position joint="left" kp="200" kv="4" forcerange="-15 15"/>
-        <position joint="right" kp="200" kv="4" forcerange="-15 15"/>
+        <position joint="left" kp="750" kv="25" forcerange="-15 15"/>
+        <position joint="right" kp="750" kv="25" forcerange="-15 15"/>
       </actuator>
     </mujoco>"""
     SUBSTEPS, CUBE, GOAL_DISTANCE = 25, 0.02, 0.04  # m
@@ -997,7 +1040,10 @@ class Cube(PixelEnv):
         hit, edge = hit.reshape(size, size), np.zeros((size, size), bool)
         for axis in (0, 1):
             differs = np.diff(hit, axis=axis) != 0
-            before, after = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
+            before, after = (
+                (slice(None),) * axis + (slice(-1),),
+                (slice(None),) * axis + (slice(1, None),),
+            )
             edge[before] |= differs
             edge[after] |= differs
         fine = (np.arange(3) - 1) / 3
@@ -1036,12 +1082,21 @@ class Cube(PixelEnv):
 
     def behavior(self, rng: np.random.Generator):
         """Pick the cube up, carry it to a random place, put it down, again; noise differs by episode."""
-        noise = rng.uniform(0, 0.25)
+        noise, speed = rng.uniform(0, 0.2), rng.uniform(0.3, 0.8)
         plan = {"phase": "above"}
 
         def draw() -> None:
             place = rng.uniform(Cube.CUBE_LOW, Cube.CUBE_HIGH)
-            plan.update(place=place, height=rng.uniform(0.06, 0.3), yaw=rng.uniform(-1.5, 1.5), wait=0)
+            plan.update(
+                place=place,
+                height=rng.uniform(0.06, 0.3),
+                yaw=rng.uniform(-1.5, 1.5),
+                wait=0,
+                grip=rng.choice([-1.0, 1.0]),
+            )
+            plan.update(
+                rest=int(rng.integers(0, 60)), hover=rng.uniform([*Cube.LOW[:2], 0.12], Cube.HIGH)
+            )
 
         draw()
 
@@ -1055,7 +1110,7 @@ class Cube(PixelEnv):
             near = math.hypot(*(hand - cube)[:2])
             if phase == "above":
                 target[2] = max(cube[2] + 0.07, 0.1) if near > 0.02 else cube[2] + 0.05
-                done = near < 0.01 and hand[2] < cube[2] + 0.08 and abs(align) < 0.15
+                done = near < 0.008 and hand[2] < cube[2] + 0.08 and abs(align) < 0.15
             elif phase == "down":
                 target[2] = max(cube[2], 0.02)
                 done = hand[2] < cube[2] + 0.008
@@ -1074,18 +1129,22 @@ class Cube(PixelEnv):
                 turn, done = 0.0, cube[2] < 0.026
             elif phase == "open":
                 target, turn, done = hand.copy(), 0.0, plan["wait"] > 2
-            else:  # retreat
-                target, turn = hand + [0, 0, 0.1], 0.0
-                done = hand[2] > 0.1
-            lost = phase in ("lift", "carry", "lower") and math.sqrt(((hand - cube) ** 2).sum()) > 0.04
-            if done or lost or plan["wait"] > 30:
+            else:  # retreat, and wander about
+                target = plan["hover"] if hand[2] > 0.1 else np.append(hand[:2], 0.2)
+                turn = math.remainder(plan["yaw"] - env._data.qpos[10], math.pi)
+                close = plan["grip"] if hand[2] > 0.1 else -1.0
+                done = hand[2] > 0.1 and plan["wait"] > plan["rest"]
+            lost = (
+                phase in ("lift", "carry", "lower") and math.sqrt(((hand - cube) ** 2).sum()) > 0.04
+            )
+            if done or lost or plan["wait"] > 60:
                 order = ["above", "down", "close", "lift", "carry", "lower", "open", "retreat"]
                 following = order[(order.index(phase) + 1) % 8] if done and not lost else "retreat"
                 if following == "above" or lost:
                     draw()
                 plan.update(phase=following, wait=0)
             action = np.append((target - hand) / 0.05, [turn / 0.3, close])
-            action[:4] += rng.normal(0, noise, 4)
+            action[:4] = np.clip(action[:4], -speed, speed) + rng.normal(0, noise, 4)
             return np.clip(action, -1, 1).astype(np.float32)
 
         return policy

@@ -46,8 +46,10 @@ import os
 import pickle
 import platform
 import shutil
+import signal
 import sys
 import time
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -249,8 +251,9 @@ def write_json(path: Path, value) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def progress(items, label: str, total: int):
+def progress(items, label: str, total: int | None = None):
     """Pass items through with rate and time left: a bar on a terminal, plain lines elsewhere."""
+    total = len(items) if total is None else total
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -318,18 +321,53 @@ def collect(
                     os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
         np.save(folder / "episode_ends.npy", np.arange(1, count + 1) * episode)
         write_json(folder / "meta.json", meta)
-        with context.Pool(min(workers, count)) as pool:
-            job = partial(_collect_episode, folder, env, variant, size, episode, seed)
+        job = partial(_collect_episode, folder, env, variant, size, episode, seed)
+        pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        try:
             chunk = max(1, min(8, count // (4 * workers)))
-            for _ in progress(pool.imap_unordered(job, range(count), chunk), f"collect {env}", count):
+            episodes = pool.map(job, range(count), chunksize=chunk)
+            for _ in progress(episodes, f"collect {env}", count):
                 pass
+        except BrokenExecutor as error:
+            raise InputError(f"collect {env}: a process died ({error}); is there memory?") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
     return path
+
+
+def describe(data: "Dataset", s: "Settings", span: int = 25) -> None:
+    """Print what windows of `span` env steps hold: how far things move, how many tasks they are."""
+    world, states = make_env(s.env, s.variant, s.size), data.states.numpy()
+    rows = np.concatenate([data.windows(split, span).numpy() for split in data.episodes])
+    print(f"{len(states)} frames, {len(data.ends)} episodes; over windows of {span} steps:")
+    print(
+        f"  {'median and 90% quantile of the change':<40}{'median':>10}{'90%':>10}{'share that moves':>18}"
+    )
+    for name, values in world.probe_targets(states).items():
+        change = np.linalg.norm(values[rows + span] - values[rows], axis=1)
+        moves = np.mean(change > 0.05 * np.linalg.norm(np.ptp(values, axis=0)))
+        print(
+            f"  {name:<40}{np.median(change):10.3f}{np.quantile(change, 0.9):10.3f}{100 * moves:17.1f}%"
+        )
+    solved = [
+        world.is_success(states[row], states[row + span])
+        for row in rows[:: max(1, len(rows) // 2000)]
+    ]
+    print(f"  windows that are solved at the start: {100 * np.mean(solved):.1f}%")
+    if len(data.windows("test", s.goal_offset)):
+        random = run_random_policy(data, s) >= 0
+        low, high = interval95(random)
+        print(
+            f"  random policy, {len(random)} planning tasks: {percent(random):.1f}% [{low:.0f}, {high:.0f}]"
+        )
 
 
 def _collect_episode(folder, env, variant, size, episode, seed, index) -> None:
     world = make_env(env, variant, size)
     arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r+")[index * episode : (index + 1) * episode]
+        name: np.load(folder / f"{name}.npy", mmap_mode="r+")[
+            index * episode : (index + 1) * episode
+        ]
         for name in ("frames", "actions", "states")
     }
     rng = np.random.default_rng([seed, index])
@@ -355,21 +393,40 @@ class Dataset:
         try:
             self.meta = json.loads((path / "meta.json").read_text())
             load = partial(np.load, mmap_mode="c", allow_pickle=False)
-            arrays = {n: load(path / f"{n}.npy") for n in ("frames", "actions", "states", "episode_ends")}
+            arrays = {
+                n: load(path / f"{n}.npy") for n in ("frames", "actions", "states", "episode_ends")
+            }
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: expected a dataset folder, got: {error}; collect it anew") from error
+            raise InputError(
+                f"{path}: expected a dataset folder, got: {error}; collect it anew"
+            ) from error
         frames, actions, states, ends = arrays.values()
         rows = len(frames)
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (frames.shape[1],) * 2 + (3,):
+        if (
+            frames.dtype != np.uint8
+            or frames.ndim != 4
+            or frames.shape[1:] != (frames.shape[1],) * 2 + (3,)
+        ):
             found = f"{frames.dtype} {frames.shape}"
             raise InputError(f"{path}/frames.npy: expected uint8 (F, S, S, 3), got {found}")
         for name, array in (("actions", actions), ("states", states)):
             if array.ndim != 2 or len(array) != rows:
-                raise InputError(f"{path}/{name}.npy: expected ({rows}, n), a row a frame, got {array.shape}")
+                raise InputError(
+                    f"{path}/{name}.npy: expected ({rows}, n), a row a frame, got {array.shape}"
+                )
             if len(bad := np.flatnonzero(~np.isfinite(array).all(1))):
-                raise InputError(f"{path}/{name}.npy: expected finite numbers, row {bad[0]} is {array[bad[0]]}")
-        if ends.ndim != 1 or not len(ends) or ends[-1] != rows or (np.diff(ends, prepend=0) < 1).any():
-            raise InputError(f"{path}/episode_ends.npy: expected increasing ends up to {rows}, got {ends}")
+                raise InputError(
+                    f"{path}/{name}.npy: expected finite numbers, row {bad[0]} is {array[bad[0]]}"
+                )
+        if (
+            ends.ndim != 1
+            or not len(ends)
+            or ends[-1] != rows
+            or (np.diff(ends, prepend=0) < 1).any()
+        ):
+            raise InputError(
+                f"{path}/episode_ends.npy: expected increasing ends up to {rows}, got {ends}"
+            )
         self.frames, self.actions, self.states = map(torch.from_numpy, (frames, actions, states))
         self.size, self.ends = frames.shape[1], ends
         held_out = np.random.default_rng(0).permutation(len(ends)) < max(1, len(ends) // 10)
@@ -415,14 +472,16 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None) -> dict:
     acts = data.blocks(data.windows("train", s.block), 1, s.block)[:, 0]
     model.act_mean.copy_(acts.mean(0))
     model.act_std.copy_(acts.std(0).clamp_min(1e-6))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=s.lr, weight_decay=s.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=s.lr, weight_decay=s.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps, pct_start=0.1)
     sampler = torch.Generator().manual_seed(s.seed)
     generator = torch.Generator(device).manual_seed(s.seed)
     loss_fn = partial(METHODS[s.method], lam=s.lam, generator=generator)
     model.train()
     start, recent = time.perf_counter(), []
-    for step in progress(range(1, s.steps + 1), f"train {s.method}", s.steps):
+    for step in progress(range(1, s.steps + 1), f"train {s.method}"):
         at = rows[torch.randint(len(rows), (s.batch,), generator=sampler)]
         obs, act = (x.to(device, non_blocking=True) for x in data.batch(at, s.sequence, s.block))
         with autocast(device, s.precision):
@@ -435,10 +494,17 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None) -> dict:
         if step % s.log_every == 0 or step == s.steps:
             means = torch.stack(recent).mean(0).tolist()
             recent, seconds = [], time.perf_counter() - start
-            row = {"step": step, "seconds": seconds, "lr": schedule.get_last_lr()[0], "loss": means[0]}
+            row = {
+                "step": step,
+                "seconds": seconds,
+                "lr": schedule.get_last_lr()[0],
+                "loss": means[0],
+            }
             row |= dict(zip(parts, means[1:], strict=True))
             if not math.isfinite(row["loss"]):
-                raise InputError(f"training: the loss became {row['loss']} by step {step}; try a smaller --lr")
+                raise InputError(
+                    f"training: the loss became {row['loss']} by step {step}; try a smaller --lr"
+                )
             if log:
                 log(row)
     model.eval()
@@ -545,33 +611,27 @@ def plan(
 def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[dict, dict]:
     """Plan in the real environment: from frames of held-out episodes to later frames of the same.
 
-    A task is solved when the environment's criterion holds at any step within the budget. The tasks
-    depend on the dataset alone, so every method and seed meets the same. Returns the metrics and
-    the trajectories: states (tasks, budget+1, d), goals (tasks, d), first solved step or -1.
+    A task is solved when the environment's criterion holds at any step within the budget. Every
+    method and seed meets the same tasks. Returns the metrics and the trajectories: states
+    (tasks, budget+1, d), goals (tasks, d), first solved step or -1.
     """
-    rows = data.windows("test", s.goal_offset).numpy()
-    rows = np.random.default_rng(0).permutation(rows)[: s.tasks]
-    starts, goals = data.states[rows].numpy(), data.states[rows + s.goal_offset].numpy()
-    goal_obs = data.frames[rows + s.goal_offset]
+    starts, goals, goal_obs = planning_tasks(data, s)
     spent = []
 
     def planner(obs: Tensor, active: np.ndarray, step: int) -> Tensor:
         began = time.perf_counter()
-        settings = dict(horizon=s.horizon, samples=s.samples, elites=s.elites, iterations=s.iterations)
+        settings = dict(
+            horizon=s.horizon, samples=s.samples, elites=s.elites, iterations=s.iterations
+        )
         acts = plan(model, obs, goal_obs[active], **settings, seed=step).cpu()
         spent.append((time.perf_counter() - began) / len(active))
         return acts.reshape(len(active), s.horizon * s.block, -1)
 
-    rng = np.random.default_rng(1)
-
-    def random(obs: Tensor, active: np.ndarray, step: int) -> np.ndarray:
-        return rng.uniform(-1, 1, (len(active), s.horizon * s.block, data.actions.shape[1]))
-
     states, solved = run_tasks(planner, starts, goals, s, "plan")
-    _, solved_random = run_tasks(random, starts, goals, s, "random policy")
+    solved_random = run_random_policy(data, s)
     unsolved = solved != 0
     metrics = {
-        "tasks": len(rows),
+        "tasks": len(starts),
         "success": percent(solved >= 0),
         "interval95": interval95(solved >= 0),
         "unsolved_tasks": int(unsolved.sum()),
@@ -584,28 +644,47 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
     return metrics, {"states": states, "goals": goals, "solved": solved}
 
 
+def planning_tasks(data: Dataset, s: "Settings") -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """Start states, goal states and goal frames; they depend on the dataset alone."""
+    rows = data.windows("test", s.goal_offset).numpy()
+    rows = np.random.default_rng(0).permutation(rows)[: s.tasks]
+    goals = rows + s.goal_offset
+    return data.states[rows].numpy(), data.states[goals].numpy(), data.frames[goals]
+
+
+def run_random_policy(data: Dataset, s: "Settings") -> np.ndarray:
+    """First solved step of each task, or -1, under uniform random actions."""
+    rng, steps = np.random.default_rng(1), s.horizon * s.block
+
+    def policy(obs: Tensor, active: np.ndarray, step: int) -> np.ndarray:
+        return rng.uniform(-1, 1, (len(active), steps, data.actions.shape[1]))
+
+    return run_tasks(policy, *planning_tasks(data, s)[:2], s, "random policy")[1]
+
+
 def run_tasks(policy, starts: np.ndarray, goals: np.ndarray, s: "Settings", label: str):
     """Run policy(obs, active, step) -> (n, steps, m) on all tasks at once until solved or the budget
-    is spent. Returns states (tasks, budget+1, d) and the first solved step of each, or -1."""
+    is spent; obs (n, S, S, 3) shows the n tasks that are active, which `active` numbers. Returns
+    states (tasks, budget+1, d) and the first solved step of each, or -1."""
     worlds = [make_env(s.env, s.variant, s.size) for _ in starts]
-    resets = [w.reset(options={"state": a, "goal": g}) for w, a, g in zip(worlds, starts, goals, strict=True)]
-    obs = torch.from_numpy(np.stack([o for o, _ in resets]))
-    states = np.repeat(starts[:, None], s.budget + 1, axis=1)
-    solved = np.array([0 if info["success"] else -1 for _, info in resets])
-    stride = s.horizon * s.block
-    for step in progress(range(0, s.budget, stride), label, math.ceil(s.budget / stride)):
+    states, solved = np.repeat(starts[:, None], s.budget + 1, axis=1), np.full(len(starts), -1)
+    for task, world in enumerate(worlds):
+        solved[task] += world.reset(options={"state": starts[task], "goal": goals[task]})[1][
+            "success"
+        ]
+    for step in progress(range(0, s.budget, s.horizon * s.block), label):
         active = np.flatnonzero(solved < 0)
         if not len(active):
-            continue
-        plans = policy(obs[active], active, step)
+            break
+        frames = np.stack([worlds[task].render_state(states[task, step]) for task in active])
+        plans = policy(torch.from_numpy(frames), active, step)
         for task, actions in zip(active, plans, strict=True):
             for t, action in enumerate(actions[: s.budget - step], step + 1):
-                frame, _, done, _, info = worlds[task].step(np.asarray(action))
+                info = worlds[task].advance(np.asarray(action))
                 states[task, t:] = info["state"]
-                if done:
+                if info["success"]:
                     solved[task] = t
                     break
-            obs[task] = torch.from_numpy(frame)
     return states, solved
 
 
@@ -708,7 +787,7 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
     world = make_env(s.env, s.variant, s.size)
     truth = world.probe_targets(data.states.numpy())
     probe = {"linear": {}, "mlp": {}}
-    for name, values in progress(truth.items(), "probe", len(truth)):
+    for name, values in progress(truth.items(), "probe"):
         y, y_test = standardise(*(torch.from_numpy(values[rows]) for rows in picks))
         probe["linear"][name] = r2(linear_probe(x, y, x_test), y_test)
         probe["mlp"][name] = r2(mlp_probe(x, y, x_test, epochs=s.probe_epochs), y_test)
@@ -750,7 +829,11 @@ def figure_training(run: Path):
     with open(run / "log.csv") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     fig, axes = new_figure(1, 3, 9, 2.6)
-    titles = {"forward_loss": "$L_{fwd}$", "inverse_loss": "$L_{inv}$", "latent_std": "spread of the latent"}
+    titles = {
+        "forward_loss": "$L_{fwd}$",
+        "inverse_loss": "$L_{inv}$",
+        "latent_std": "spread of the latent",
+    }
     for ax, (name, title) in zip(axes.flat, titles.items(), strict=True):
         ax.semilogy([r["step"] for r in rows], [r[name] for r in rows])
         ax.set(xlabel="step", title=title)
@@ -782,9 +865,18 @@ def figure_latent(run: Path):
     columns = truth.shape[1]
     fig, axes = new_figure(1, 2 * columns, 4.4 * columns, 2.5)
     for i in range(columns):
-        pairs = ((axes[0, i], truth, label[:2]), (axes[0, columns + i], components, ("PC 1", "PC 2")))
+        pairs = (
+            (axes[0, i], truth, label[:2]),
+            (axes[0, columns + i], components, ("PC 1", "PC 2")),
+        )
         for ax, points, (x, y) in ((a, p, (*n, "")[:2]) for a, p, n in pairs):
-            ax.scatter(points[:, 0], points[:, -1 if points is truth else 1], 3, truth[:, i], cmap="viridis")
+            ax.scatter(
+                points[:, 0],
+                points[:, -1 if points is truth else 1],
+                3,
+                truth[:, i],
+                cmap="viridis",
+            )
             where = "world" if points is truth else "latent"
             ax.set(xlabel=x, ylabel=y, title=f"{where}, colour: {label[i]}")
     return fig
@@ -797,13 +889,19 @@ def figure_rollout(run: Path):
     path, error = axes.flat
     for n in range(min(5, len(saved["encoded"]))):
         color = f"C{n}"
-        path.plot(*saved["encoded"][n].T, "-o", color=color, ms=4, label="encoded" if n == 0 else None)
-        path.plot(*saved["imagined"][n].T, "--x", color=color, ms=6, label="imagined" if n == 0 else None)
+        path.plot(
+            *saved["encoded"][n].T, "-o", color=color, ms=4, label="encoded" if n == 0 else None
+        )
+        path.plot(
+            *saved["imagined"][n].T, "--x", color=color, ms=6, label="imagined" if n == 0 else None
+        )
     path.set(xlabel="PC 1", ylabel="PC 2", title="ten steps, held-out episodes")
     path.legend()
     curve = metrics["latent"]["rollout_error"]
     error.plot(range(1, len(curve) + 1), curve, "-o")
-    error.set(xlabel="imagined steps", title="squared error / variance of the latent", ylim=(0, None))
+    error.set(
+        xlabel="imagined steps", title="squared error / variance of the latent", ylim=(0, None)
+    )
     return fig
 
 
@@ -892,13 +990,17 @@ class Settings:
     elites: int = setting(30, "planning", "CEM elites (K)")
     iterations: int = setting(30, "planning", "CEM iterations")
     device: str = setting("auto", "machine", "auto (CUDA if there), cpu, cuda, cuda:1, ...")
-    precision: str = setting("auto", "machine", "auto (bf16 where the hardware is fast at it), fp32, bf16")
+    precision: str = setting(
+        "auto", "machine", "auto (bf16 where the hardware is fast at it), fp32, bf16"
+    )
     threads: int = setting(0, "machine", "CPU threads; 0: torch's choice")
 
     def __post_init__(self):
         def expect(name: str, known) -> None:
             if getattr(self, name) not in known:
-                raise InputError(f"--{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise InputError(
+                    f"--{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
 
         expect("env", envs.ENVS)
         if not self.variant:
@@ -909,7 +1011,12 @@ class Settings:
         zero = {"seed", "data_seed", "threads", "depth", "weight_decay", "lam"}
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name in zero else 1
-            if field.type is int and value < least or field.type is float and not 0 <= value < math.inf:
+            if (
+                field.type is int
+                and value < least
+                or field.type is float
+                and not 0 <= value < math.inf
+            ):
                 option = field.name.replace("_", "-")
                 raise InputError(f"--{option}: expected a number of at least {least}, got {value}")
         if self.size % 16:
@@ -926,6 +1033,10 @@ PRESETS = {
         block=1, dim=64, channels=16, hidden=256, width=128, depth=2, steps=250, batch=32, lr=6e-3,
         log_every=10, probe_epochs=25, samples=100, elites=10, iterations=10,
     ),
+    "tworoom": dict(frames=100_000, episode=100),
+    "reacher": dict(frames=100_000, episode=100),
+    "pusht": dict(frames=200_000, episode=100),
+    "cube": dict(frames=150_000, episode=100),
     **{f"dotworld-{v}": dict(steps=1500, batch=64) for v in envs.DotWorld.VARIANTS if v != "single"},
 }  # fmt: skip
 
@@ -940,7 +1051,9 @@ def settings_for(**given) -> Settings:
 
 
 def build_model(s: Settings, act_dim: int) -> WorldModel:
-    sizes = {name: getattr(s, name) for name in ("size", "channels", "hidden", "dim", "width", "depth")}
+    sizes = {
+        name: getattr(s, name) for name in ("size", "channels", "hidden", "dim", "width", "depth")
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
         return WorldModel(act_dim=act_dim, **sizes)
@@ -954,14 +1067,18 @@ def pick_device(s: Settings) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
+        raise InputError(
+            f"--device {name}: not usable here ({reason}); use --device cpu"
+        ) from error
 
 
 def load_settings(run: Path) -> Settings:
     try:
         return Settings(**json.loads((run / "settings.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{run}: expected a run folder with settings.json, got: {error}") from error
+        raise InputError(
+            f"{run}: expected a run folder with settings.json, got: {error}"
+        ) from error
 
 
 def save_checkpoint(path: Path, model: WorldModel, s: Settings) -> None:
@@ -970,7 +1087,9 @@ def save_checkpoint(path: Path, model: WorldModel, s: Settings) -> None:
         torch.save(content | {"model": model.state_dict()}, temporary)
 
 
-def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[WorldModel, Settings]:
+def load_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[WorldModel, Settings]:
     """The trained model, in evaluation mode, and its settings. Raises InputError on any other file."""
     try:
         content = torch.load(path, map_location=device, weights_only=True)
@@ -978,10 +1097,21 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tup
         model = build_model(s, content["act_dim"]).to(device)
         model.load_state_dict(content["model"])
     except FileNotFoundError as error:
-        raise InputError(f"{path}: expected a checkpoint, found none; let the training finish") from error
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path}: expected a checkpoint, found none; let the training finish"
+        ) from error
+    except (
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: expected a whole smwm checkpoint, got: {reason}; train anew") from error
+        raise InputError(
+            f"{path}: expected a whole smwm checkpoint, got: {reason}; train anew"
+        ) from error
     return model.eval(), s
 
 
@@ -991,7 +1121,9 @@ def open_dataset(s: Settings) -> Dataset:
     )
     data = Dataset(path)
     if data.size != s.size:
-        raise InputError(f"{path}: expected frames of --size {s.size}, got {data.size}; set --size {data.size}")
+        raise InputError(
+            f"{path}: expected frames of --size {s.size}, got {data.size}; set --size {data.size}"
+        )
     return data
 
 
@@ -1001,8 +1133,15 @@ def machine(device: torch.device) -> dict:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif (info := Path("/proc/cpuinfo")).exists():
-        name = info.read_text().partition("model name")[2].partition(":")[2].splitlines()[0].strip() or name
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+        name = (
+            info.read_text().partition("model name")[2].partition(":")[2].splitlines()[0].strip()
+            or name
+        )
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
     return {"device": name, "threads": torch.get_num_threads(), **versions}
 
 
@@ -1016,7 +1155,9 @@ def run_train(s: Settings, overwrite: bool) -> None:
     run = Path(s.out or f"runs/{s.env}{variant}-{s.method}-s{s.seed}")
     device = pick_device(s)
     if run.exists() and not overwrite:
-        raise InputError(f"{run}: exists already; choose another --out, or --overwrite to lose what is there")
+        raise InputError(
+            f"{run}: exists already; choose another --out, or --overwrite to lose what is there"
+        )
     if overwrite and run.exists():
         if not (run / "settings.json").exists():
             raise InputError(f"{run}: not a run folder (no settings.json); it is left as it is")
@@ -1038,7 +1179,9 @@ def run_train(s: Settings, overwrite: bool) -> None:
     save_checkpoint(run / "checkpoint.pt", model, s)
     parameters = sum(p.numel() for p in model.parameters())
     update_metrics(run, train=metrics | {"parameters": parameters}, machine=machine(device))
-    print(f"{run}: trained {parameters:,} parameters for {s.steps} steps in {metrics['seconds']:.1f} s")
+    print(
+        f"{run}: trained {parameters:,} parameters for {s.steps} steps in {metrics['seconds']:.1f} s"
+    )
     run_probe(run, s, model, data)
     run_plan(run, s, model, data)
 
@@ -1063,7 +1206,10 @@ def run_plan(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
     with replacing(run / "plans.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
     update_metrics(run, planning=planning)
-    for suffix, label, count in (("", "all tasks", "tasks"), ("_unsolved", "not solved at start", "unsolved_tasks")):
+    for suffix, label, count in (
+        ("", "all tasks", "tasks"),
+        ("_unsolved", "not solved at start", "unsolved_tasks"),
+    ):
         if not planning[count]:
             print(f"planning, {label}: none of the tasks")
             continue
@@ -1071,6 +1217,60 @@ def run_plan(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
         success, random = planning[f"success{suffix}"], planning[f"random{suffix}"]
         result = f"{success:.1f}% [{low:.0f}, {high:.0f}], random policy {random:.1f}%"
         print(f"planning, {label} (n = {planning[count]}): {result}")
+
+
+def run_collect(s: Settings) -> None:
+    data = open_dataset(s)
+    print(data.path)
+    describe(data, s)
+
+
+def run_bench(s: Settings) -> None:
+    """Print speeds on this machine: environments, collection, training and planning."""
+
+    def rate(function, least: float = 2.0) -> float:
+        function()
+        start, count = time.perf_counter(), 0
+        while (spent := time.perf_counter() - start) < least:
+            function()
+            count += 1
+        return count / spent
+
+    device = pick_device(s)
+    print(machine(device))
+    for name, cls in envs.ENVS.items():
+        world = cls(size=s.size)
+        world.reset(seed=0)
+        action = np.zeros(world.action_space.shape)
+        print(
+            f"{name:<10}{rate(lambda w=world, a=action: w.step(a)):8.0f} env steps with a frame / s, one core"
+        )
+    world = make_env(s.env, s.variant, s.size)
+    act_dim = s.block * world.action_space.shape[0]
+    model = build_model(s, act_dim).to(device)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{s.env} model: {parameters:,} parameters, block {s.block}, latent {s.dim}")
+    obs = torch.randint(
+        0, 256, (s.batch, s.sequence, s.size, s.size, 3), dtype=torch.uint8, device=device
+    )
+    act = torch.randn(s.batch, s.sequence - 1, act_dim, device=device)
+
+    def step() -> float:
+        with autocast(device, s.precision):
+            loss, _ = METHODS[s.method](model, obs, act, lam=s.lam)
+        loss.backward()
+        return loss.item()
+
+    frames = s.batch * s.sequence
+    print(f"  train: {frames * rate(step):.0f} frames / s, batches of {s.batch} x {s.sequence}")
+    model.eval()
+    sizes = dict(horizon=s.horizon, samples=s.samples, elites=s.elites, iterations=s.iterations)
+    for tasks in (1, 100):
+        frame = obs.flatten(0, 1)[:1].expand(tasks, -1, -1, -1)
+        seconds = 1 / rate(lambda f=frame: plan(model, f, f, **sizes).cpu())
+        print(
+            f"  plan {tasks:>3} at once: {seconds:.3f} s, {seconds / tasks:.4f} s a task, {sizes}"
+        )
 
 
 def run_figures(run: Path) -> None:
@@ -1086,7 +1286,8 @@ def run_figures(run: Path) -> None:
 
 COMMANDS = {
     "train": ("collect, train, probe and plan", ("what", "method", "data", "model", "training", "probe", "planning", "machine")),
-    "collect": ("collect a dataset and say where it is", ("what", "data")),
+    "collect": ("collect a dataset; say where it is and what it holds", ("what", "data")),
+    "bench": ("measure the speed of environments, training and planning", ("what", "model", "training", "planning", "machine")),
     "probe": ("probe the latent of a finished run", ("probe", "machine")),
     "plan": ("plan with a finished run", ("planning", "machine")),
     "figures": ("draw the figures of a finished run into its figures/", ()),
@@ -1099,10 +1300,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     peek.add_argument("--env", default=Settings.env)
     defaults = PRESETS.get(peek.parse_known_args(argv)[0].env, {})
     tall = partial(argparse.HelpFormatter, max_help_position=26, width=100)
-    parser = argparse.ArgumentParser(prog="smwm.py", description=__doc__.splitlines()[0], formatter_class=tall)
+    parser = argparse.ArgumentParser(
+        prog="smwm.py", description=__doc__.splitlines()[0], formatter_class=tall
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for command, (text, groups) in COMMANDS.items():
-        sub = commands.add_parser(command, help=text, description=text, formatter_class=tall, allow_abbrev=False)
+        sub = commands.add_parser(
+            command, help=text, description=text, formatter_class=tall, allow_abbrev=False
+        )
         sub.usage = f"smwm.py {command} " + ("[run] " if "what" not in groups else "") + "[options]"
         if "what" not in groups:
             sub.add_argument("run", type=Path, help="run folder that train left")
@@ -1118,18 +1323,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
                     help=field.metadata["help"] + note,
                 )
         if command == "train":
-            sub.add_argument("--overwrite", action="store_true", help="replace the run folder if it exists")
+            sub.add_argument(
+                "--overwrite", action="store_true", help="replace the run folder if it exists"
+            )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     given = vars(parse(sys.argv[1:] if argv is None else argv))
-    command, run, overwrite = given.pop("command"), given.pop("run", None), given.pop("overwrite", False)
+    command, run, overwrite = (
+        given.pop("command"),
+        given.pop("run", None),
+        given.pop("overwrite", False),
+    )
     try:
         if command == "train":
             run_train(settings_for(**given), overwrite)
         elif command == "collect":
-            print(open_dataset(settings_for(**given)).path)
+            run_collect(settings_for(**given))
+        elif command == "bench":
+            run_bench(settings_for(**given))
         elif command == "figures":
             load_settings(run)
             run_figures(run)
