@@ -23,11 +23,22 @@ import pymunk
 
 
 class PixelEnv(gym.Env):
-    """What the five environments share; a subclass writes the members that raise below.
+    """What the five environments share.
 
     The observation is a (size, size, 3) uint8 frame, the action a float vector in [-1, 1]^m (values
     outside are clipped). `reset(options={"state": s, "goal": g})` starts at state s and judges
     against the state g; without a goal, `success` is False, the reward 0 and no episode ends.
+
+    A subclass has `controlled`, the names of the probe targets that the action moves, and writes
+
+        state() -> (d,) float64             all that the next steps depend on
+        _set_state(state)                   restore a checked state
+        _initial_state() -> (d,)            a random start, drawn from self.np_random
+        _step(action)                       advance by a checked and clipped action
+        render_state(state) -> frame        the picture of a state, a pure function of it
+        is_success(state, goal) -> bool     the published criterion
+        probe_targets(states (n, d))        name -> (n, j): what a latent should hold
+        behavior(rng) -> policy             data collection for one episode, policy(env) -> action
 
     Raises ValueError on an action, a state or a goal of wrong shape or with NaN, and on an unknown
     option; the message says what was expected and what came.
@@ -47,42 +58,6 @@ class PixelEnv(gym.Env):
         self.size, self.render_mode = int(size), render_mode
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
-
-    # -- what a subclass writes -------------------------------------------------------------------
-
-    def state(self) -> np.ndarray:
-        """The full simulator state, one float64 vector: all that the next steps depend on."""
-        raise NotImplementedError
-
-    def _set_state(self, state: np.ndarray) -> None:
-        """Restore a checked state vector."""
-        raise NotImplementedError
-
-    def _initial_state(self) -> np.ndarray:
-        """A random start, drawn from `self.np_random`."""
-        raise NotImplementedError
-
-    def _step(self, action: np.ndarray) -> None:
-        """Advance the simulation by one checked and clipped action."""
-        raise NotImplementedError
-
-    def render_state(self, state: np.ndarray) -> np.ndarray:
-        """The (size, size, 3) uint8 picture of a state, a pure function of it."""
-        raise NotImplementedError
-
-    def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
-        """Whether `state` reaches `goal` by the published criterion."""
-        raise NotImplementedError
-
-    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
-        """States (n, d) to the quantities a latent should hold, name to (n, j); angles as sin, cos."""
-        raise NotImplementedError
-
-    def behavior(self, rng: np.random.Generator):
-        """The data-collection policy for one episode, `policy(env) -> action`."""
-        raise NotImplementedError
-
-    # -- Gymnasium --------------------------------------------------------------------------------
 
     def set_state(self, state: np.ndarray) -> None:
         """Restore a state that `state()` gave, exactly."""
@@ -218,8 +193,8 @@ class DotWorld(PixelEnv):
     1 on a step that reaches the goal, else 0.
 
     ## Starting State
-    Dots uniform in [2, 62] px without overlap, the second dot of a pair within 16 px of the first in
-    x and in y; sprite: x, y uniform in [6, 58] px, angle uniform in [-pi, pi].
+    Dots uniform in [2, 62] px without overlap, the second of a pair within 16 px of the first in x
+    and in y; sprite: x, y uniform in [6, 58] px, angle uniform in [-pi, pi].
 
     ## Episode End
     At the goal: every controlled dot within 2 px (a controlled angle within 0.1 rad).
@@ -562,14 +537,14 @@ class Reacher(PixelEnv):
     """
     ## Description
     The two-link planar arm of the DeepMind Control Suite, physics identical (MuJoCo): timestep and
-    action 0.02 s, contacts off, links of 0.12 m and 0.12 m (the second drawn 0.10 m and a ball at its tip),
-    capsules of radius 0.01 m, joint damping 0.01, the wrist limited to 160 degrees each way.
+    action 0.02 s, contacts off, links of 0.12 m and 0.12 m (the second drawn 0.10 m and a ball at
+    its tip), capsules of radius 0.01 m, joint damping 0.01, the wrist limited to 160 degrees each way.
 
     ## Action Space
     `Box(-1, 1, (2,), float32)`: control of the motors at shoulder and wrist, gear 0.05.
 
     ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: the frame, 0.6 x 0.6 m seen from above. No target is drawn.
+    `Box(0, 255, (size, size, 3), uint8)`: 0.6 x 0.6 m from above. No target is drawn.
 
     ## Rewards
     1 on a step that reaches the goal, else 0.
@@ -756,7 +731,7 @@ class PushT(PixelEnv):
     def _bodies(self) -> tuple[float, ...]:
         """Agent x, y, velocity, block's centre of gravity, velocity, angle, angular velocity."""
         agent, block, angle = self._agent, self._block, self._block.angle
-        # pymunk computes with the centre of gravity; that is what its position is without an offset.
+        # pymunk computes with the centre of gravity: without an offset its position shows that.
         block.center_of_gravity = (0, 0)
         block.angle = angle
         centre = block.position
@@ -919,15 +894,15 @@ class Cube(PixelEnv):
     """
     ## Description
     A gripper with two fingers and a cube on a table (after OGBench cube-single; MuJoCo, physics
-    0.002 s, control 0.05 s). The gripper really grasps, by contact and friction. The arm that carries
-    it is left out, since the original makes it transparent: a carriage holds the gripper.
+    0.002 s, control 0.05 s). The gripper really grasps, by contact and friction. The arm that
+    carries it is left out, since the original makes it transparent: a carriage holds the gripper.
 
     ## Action Space
-    `Box(-1, 1, (5,), float32)`: targets relative to where the gripper is: x, y, z in units of 0.05 m,
-    yaw in units of 0.3 rad, opening in units of 1 (positive closes).
+    `Box(-1, 1, (5,), float32)`: targets relative to where the gripper is: x, y, z in units of
+    0.05 m, yaw in units of 0.3 rad, opening in units of 1 (positive closes).
 
     ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: the frame of a camera in front, looking down at 30 degrees.
+    `Box(0, 255, (size, size, 3), uint8)`: from a camera in front, looking down at 30 degrees.
 
     ## Rewards
     1 on a step that reaches the goal, else 0.
@@ -942,8 +917,8 @@ class Cube(PixelEnv):
     ## Arguments
     * `size=64`: side of the frame in pixels.
 
-    State: cube x, y, z, quaternion w, x, y, z; gripper x, y, z, yaw and opening from 0 to 1, where 1
-    is closed; then MuJoCo's full integration state. The gripper stays in x [0.25, 0.6],
+    State: cube x, y, z, quaternion w, x, y, z; gripper x, y, z, yaw and opening from 0 to 1, where
+    1 is closed; then MuJoCo's full integration state. The gripper stays in x [0.25, 0.6],
     y [-0.35, 0.35], z [0.02, 0.35] m.
     """
 
@@ -951,7 +926,14 @@ class Cube(PixelEnv):
     XML = """
     <mujoco>
       <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
-      <default><position kp="1500" kv="55"/></default>
+      <default>
+        <position kp="1500" kv="55"/>
+        <default class="finger">
+          <geom type="box" size="0.01 0.004 0.025" mass="0.02" condim="4"/>
+          <joint type="slide" range="0 0.04"/>
+          <position kp="750" kv="25" forcerange="-15 15"/>
+        </default>
+      </default>
       <worldbody>
         <geom name="table" type="plane" size="0 0 0.1"/>
         <body name="cube" pos="0.4 0 0.02">
@@ -961,22 +943,20 @@ class Cube(PixelEnv):
           <inertial pos="0 0 0.05" mass="0.35" diaginertia="0.002 0.002 0.002"/>
           <joint name="x" type="slide" axis="1 0 0"/><joint name="y" type="slide" axis="0 1 0"/>
           <joint name="z" type="slide" axis="0 0 1"/><joint name="yaw" type="hinge" axis="0 0 1"/>
-          <geom name="palm" type="box" size="0.012 0.048 0.01" pos="0 0 0.045" contype="0" conaffinity="0"/>
-          <body gravcomp="1">
-            <joint name="left" type="slide" axis="0 1 0" range="0 0.04"/>
-            <geom name="left" type="box" size="0.01 0.004 0.025" pos="0 0.004 0.01" mass="0.02" condim="4"/>
+          <geom name="palm" type="box" size="0.012 0.048 0.01" pos="0 0 0.045" contype="0"
+                conaffinity="0"/>
+          <body gravcomp="1" childclass="finger">
+            <joint name="left" axis="0 1 0"/><geom name="left" pos="0 0.004 0.01"/>
           </body>
-          <body gravcomp="1">
-            <joint name="right" type="slide" axis="0 -1 0" range="0 0.04"/>
-            <geom name="right" type="box" size="0.01 0.004 0.025" pos="0 -0.004 0.01" mass="0.02" condim="4"/>
+          <body gravcomp="1" childclass="finger">
+            <joint name="right" axis="0 -1 0"/><geom name="right" pos="0 -0.004 0.01"/>
           </body>
         </body>
       </worldbody>
       <actuator>
         <position joint="x"/><position joint="y"/><position joint="z"/>
         <position joint="yaw" kp="40" kv="0.6"/>
-        <position joint="left" kp="750" kv="25" forcerange="-15 15"/>
-        <position joint="right" kp="750" kv="25" forcerange="-15 15"/>
+        <position joint="left" class="finger"/><position joint="right" class="finger"/>
       </actuator>
     </mujoco>"""
     SUBSTEPS, CUBE, GOAL_DISTANCE = 25, 0.02, 0.04  # m
@@ -1059,11 +1039,10 @@ class Cube(PixelEnv):
         right, up = (2 * x / self.size - 1) * half, (1 - 2 * y / self.size) * half
         # the camera looks towards -x and down; its right is +y, its up (-s, 0, c)
         rays = np.stack([-c - s * up, right, -s + c * up], 1)
-        hit, distance = np.empty(len(x), np.int32), np.empty(len(x))
-        normals = np.empty(3 * len(x))
-        mujoco.mj_multiRay(
-            self._model, self._scene, self.CAMERA, rays.ravel(), None, 1, -1, hit, distance, normals, len(x), 10.0
-        )  # fmt: skip
+        n, scene = len(x), self._scene
+        hit, distance, normals = np.empty(n, np.int32), np.empty(n), np.empty(3 * n)
+        found = hit, distance, normals, n, 10.0  # at most 10 m away
+        mujoco.mj_multiRay(self._model, scene, self.CAMERA, rays.ravel(), None, 1, -1, *found)
         light = np.array([0.36, 0.48, 0.8])
         shade = 0.55 + 0.45 * np.abs(normals.reshape(-1, 3) @ light)
         return self._colors[hit] * shade[:, None], hit
@@ -1081,22 +1060,16 @@ class Cube(PixelEnv):
         }
 
     def behavior(self, rng: np.random.Generator):
-        """Pick the cube up, carry it to a random place, put it down, again; noise differs by episode."""
+        """Pick the cube up, carry it to a random place, put it down, wander about, and again; speed
+        and noise differ by episode."""
         noise, speed = rng.uniform(0, 0.2), rng.uniform(0.3, 0.8)
         plan = {"phase": "above"}
 
         def draw() -> None:
             place = rng.uniform(Cube.CUBE_LOW, Cube.CUBE_HIGH)
-            plan.update(
-                place=place,
-                height=rng.uniform(0.06, 0.3),
-                yaw=rng.uniform(-1.5, 1.5),
-                wait=0,
-                grip=rng.choice([-1.0, 1.0]),
-            )
-            plan.update(
-                rest=int(rng.integers(0, 60)), hover=rng.uniform([*Cube.LOW[:2], 0.12], Cube.HIGH)
-            )
+            hover, height = rng.uniform([*Cube.LOW[:2], 0.12], Cube.HIGH), rng.uniform(0.06, 0.3)
+            plan.update(place=place, height=height, hover=hover, yaw=rng.uniform(-1.5, 1.5))
+            plan.update(wait=0, rest=int(rng.integers(0, 60)), grip=rng.choice([-1.0, 1.0]))
 
         draw()
 

@@ -43,8 +43,8 @@ import json
 import math
 import multiprocessing
 import os
-import pickle
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -53,8 +53,11 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
+import mujoco
 import numpy as np
+import pymunk
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,7 +86,7 @@ class Encoder(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual MLP block whose normalisation is shifted, scaled and gated by the action (AdaLN)."""
+    """A residual MLP block, its normalisation shifted, scaled and gated by the action (AdaLN)."""
 
     def __init__(self, *, width: int, act_dim: int):
         super().__init__()
@@ -126,17 +129,7 @@ class InverseModel(nn.Module):
 class WorldModel(nn.Module):
     """The three networks. Actions are standardised; `act_mean` and `act_std` (A,) say how."""
 
-    def __init__(
-        self,
-        *,
-        act_dim: int,
-        size: int = 64,
-        channels: int = 32,
-        hidden: int = 512,
-        dim: int = 128,
-        width: int = 256,
-        depth: int = 3,
-    ):
+    def __init__(self, *, act_dim, size=64, channels=32, hidden=512, dim=128, width=256, depth=3):
         super().__init__()
         self.encoder = Encoder(size=size, channels=channels, hidden=hidden, dim=dim)
         self.forward_model = ForwardModel(dim=dim, act_dim=act_dim, width=width, depth=depth)
@@ -178,19 +171,20 @@ def prediction_losses(model: WorldModel, obs: Tensor, act: Tensor) -> tuple[Tens
     forward_loss = F.mse_loss(model.predict(z_now, act), z_next)
     # L_inv = mean ||h(z_t, z_{t+1}) - a_t||^2
     inverse_loss = F.mse_loss(model.infer_action(z_now, z_next), act)
-    return z, {"forward_loss": forward_loss, "inverse_loss": inverse_loss}
+    std = z.detach().float().flatten(0, 1).var(0).mean().sqrt()  # of an entry; 0 when collapsed
+    return z, {"forward_loss": forward_loss, "inverse_loss": inverse_loss, "latent_std": std}
 
 
 def smwm(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 10.0, generator=None):
     """The method: L = L_fwd + lam * L_inv."""
-    z, parts = prediction_losses(model, obs, act)
-    return parts["forward_loss"] + lam * parts["inverse_loss"], parts | {"latent_std": spread(z)}
+    _, parts = prediction_losses(model, obs, act)
+    return parts["forward_loss"] + lam * parts["inverse_loss"], parts
 
 
 def forward(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 0.0, generator=None):
     """The ablation: L = L_fwd. It collapses. (L_inv is reported; its head is not trained.)"""
-    z, parts = prediction_losses(model, obs, act)
-    return parts["forward_loss"], parts | {"latent_std": spread(z)}
+    _, parts = prediction_losses(model, obs, act)
+    return parts["forward_loss"], parts
 
 
 def sigreg(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 0.1, generator=None):
@@ -211,13 +205,7 @@ def sigreg(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 0.1, gen
     tx = x[..., None] * t
     error = (tx.cos().mean(0) - gauss).square() + tx.sin().mean(0).square()  # (T, 1024, 17)
     parts["sigreg_loss"] = 2 * len(z) * torch.trapezoid(error * gauss, t).mean()
-    loss = parts["forward_loss"] + lam * parts["sigreg_loss"]
-    return loss, parts | {"latent_std": spread(z)}
-
-
-def spread(z: Tensor) -> Tensor:
-    """Root of the mean variance of the latent's entries, (..., D) -> scalar; 0 when collapsed."""
-    return z.detach().float().flatten(0, -2).var(0).mean().sqrt()
+    return parts["forward_loss"] + lam * parts["sigreg_loss"], parts
 
 
 METHODS = {"smwm": smwm, "sigreg": sigreg, "forward": forward}
@@ -229,7 +217,12 @@ METHODS = {"smwm": smwm, "sigreg": sigreg, "forward": forward}
 
 
 class InputError(ValueError):
-    """Input that cannot be used; the message is one line: what was expected, what came, what to do."""
+    """Bad input, in one line: what was expected, what came, what to do."""
+
+
+def expect(condition, message: str) -> None:
+    if not condition:
+        raise InputError(message)
 
 
 @contextlib.contextmanager
@@ -290,16 +283,9 @@ def collect(
     done. Episode i is seeded by (seed, i) alone, so the number of processes does not matter.
     """
     count = max(1, round(frames / episode))
-    meta = {
-        "env": env,
-        "variant": variant,
-        "size": size,
-        "episodes": count,
-        "episode_frames": episode,
-        "seed": seed,
-        "numpy": np.__version__,
-        "envs.py": hashlib.sha256(Path(envs.__file__).read_bytes()).hexdigest(),
-    }
+    meta = dict(env=env, variant=variant, size=size, episodes=count, episode_frames=episode)
+    meta |= dict(seed=seed, numpy=np.__version__, mujoco=mujoco.__version__, pymunk=pymunk.version)
+    meta["envs.py"] = hashlib.sha256(Path(envs.__file__).read_bytes()).hexdigest()
     key = hashlib.sha256(json.dumps(meta).encode()).hexdigest()[:8]
     path = Path(root) / f"{env}-{variant}-{size}px-{count}x{episode}-s{seed}-{key}"
     if path.exists():
@@ -329,7 +315,9 @@ def collect(
             for _ in progress(episodes, f"collect {env}", count):
                 pass
         except BrokenExecutor as error:
-            raise InputError(f"collect {env}: a process died ({error}); is there memory?") from error
+            raise InputError(
+                f"collect {env}: a process died ({error}); is there memory?"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
     return path
@@ -340,45 +328,36 @@ def describe(data: "Dataset", s: "Settings", span: int = 25) -> None:
     world, states = make_env(s.env, s.variant, s.size), data.states.numpy()
     rows = np.concatenate([data.windows(split, span).numpy() for split in data.episodes])
     print(f"{len(states)} frames, {len(data.ends)} episodes; over windows of {span} steps:")
-    print(
-        f"  {'median and 90% quantile of the change':<40}{'median':>10}{'90%':>10}{'share that moves':>18}"
-    )
+    print(f"  {'change of':<30}{'median':>10}{'90%':>10}{'share that moves':>20}")
     for name, values in world.probe_targets(states).items():
         change = np.linalg.norm(values[rows + span] - values[rows], axis=1)
-        moves = np.mean(change > 0.05 * np.linalg.norm(np.ptp(values, axis=0)))
-        print(
-            f"  {name:<40}{np.median(change):10.3f}{np.quantile(change, 0.9):10.3f}{100 * moves:17.1f}%"
-        )
-    solved = [
-        world.is_success(states[row], states[row + span])
-        for row in rows[:: max(1, len(rows) // 2000)]
-    ]
+        middle, high = np.quantile(change, (0.5, 0.9))
+        moves = 100 * np.mean(change > 0.05 * np.linalg.norm(np.ptp(values, axis=0)))
+        print(f"  {name:<30}{middle:10.3f}{high:10.3f}{moves:19.1f}%")
+    some = rows[:: max(1, len(rows) // 2000)]
+    solved = [world.is_success(states[row], states[row + span]) for row in some]
     print(f"  windows that are solved at the start: {100 * np.mean(solved):.1f}%")
-    if len(data.windows("test", s.goal_offset)):
-        random = run_random_policy(data, s) >= 0
-        low, high = interval95(random)
-        print(
-            f"  random policy, {len(random)} planning tasks: {percent(random):.1f}% [{low:.0f}, {high:.0f}]"
-        )
+    random = run_random_policy(data, s) >= 0
+    low, high = interval95(random)
+    result = f"{percent(random):.1f}% [{low:.0f}, {high:.0f}]"
+    print(f"  random policy on {len(random)} planning tasks: {result}")
 
 
 def _collect_episode(folder, env, variant, size, episode, seed, index) -> None:
     world = make_env(env, variant, size)
-    arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r+")[
-            index * episode : (index + 1) * episode
-        ]
+    here = slice(index * episode, (index + 1) * episode)
+    frames, actions, states = (
+        np.load(folder / f"{name}.npy", mmap_mode="r+")[here]
         for name in ("frames", "actions", "states")
-    }
+    )
     rng = np.random.default_rng([seed, index])
     obs, info = world.reset(seed=int(rng.integers(2**31)))
     policy = world.behavior(rng)
     for t in range(episode):
-        arrays["frames"][t], arrays["states"][t] = obs, info["state"]
+        frames[t], states[t] = obs, info["state"]
         if t < episode - 1:
-            action = np.clip(policy(world), -1, 1).astype(np.float32)
-            arrays["actions"][t] = action
-            obs, _, _, _, info = world.step(action)
+            actions[t] = np.clip(policy(world), -1, 1)
+            obs, _, _, _, info = world.step(actions[t])
 
 
 class Dataset:
@@ -393,40 +372,29 @@ class Dataset:
         try:
             self.meta = json.loads((path / "meta.json").read_text())
             load = partial(np.load, mmap_mode="c", allow_pickle=False)
-            arrays = {
-                n: load(path / f"{n}.npy") for n in ("frames", "actions", "states", "episode_ends")
-            }
+            names = ("frames", "actions", "states", "episode_ends")
+            frames, actions, states, ends = (load(path / f"{name}.npy") for name in names)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: expected a dataset folder, got: {error}; collect it anew"
-            ) from error
-        frames, actions, states, ends = arrays.values()
-        rows = len(frames)
-        if (
-            frames.dtype != np.uint8
-            or frames.ndim != 4
-            or frames.shape[1:] != (frames.shape[1],) * 2 + (3,)
-        ):
-            found = f"{frames.dtype} {frames.shape}"
-            raise InputError(f"{path}/frames.npy: expected uint8 (F, S, S, 3), got {found}")
+            message = f"{path}: expected a dataset folder, got: {error}; collect it anew"
+            raise InputError(message) from error
+        rows, found = len(frames), f"{frames.dtype} {frames.shape}"
+        good = frames.dtype == np.uint8 and frames.shape == (
+            rows,
+            frames.shape[1],
+            frames.shape[1],
+            3,
+        )
+        expect(good, f"{path}/frames.npy: expected uint8 (F, S, S, 3), got {found}")
         for name, array in (("actions", actions), ("states", states)):
-            if array.ndim != 2 or len(array) != rows:
-                raise InputError(
-                    f"{path}/{name}.npy: expected ({rows}, n), a row a frame, got {array.shape}"
-                )
-            if len(bad := np.flatnonzero(~np.isfinite(array).all(1))):
-                raise InputError(
-                    f"{path}/{name}.npy: expected finite numbers, row {bad[0]} is {array[bad[0]]}"
-                )
-        if (
-            ends.ndim != 1
-            or not len(ends)
-            or ends[-1] != rows
-            or (np.diff(ends, prepend=0) < 1).any()
-        ):
-            raise InputError(
-                f"{path}/episode_ends.npy: expected increasing ends up to {rows}, got {ends}"
-            )
+            where = f"{path}/{name}.npy: expected"
+            good = array.ndim == 2 and len(array) == rows
+            expect(good, f"{where} ({rows}, n), a row a frame, got {array.shape}")
+            bad = np.append(np.flatnonzero(~np.isfinite(array).all(1)), rows)[0]
+            expect(bad == rows, f"{where} finite numbers, row {bad} is {array[bad % rows]}")
+        good = (
+            ends.ndim == 1 and len(ends) and ends[-1] == rows and np.diff(ends, prepend=0).min() > 0
+        )
+        expect(good, f"{path}/episode_ends.npy: expected increasing ends up to {rows}, got {ends}")
         self.frames, self.actions, self.states = map(torch.from_numpy, (frames, actions, states))
         self.size, self.ends = frames.shape[1], ends
         held_out = np.random.default_rng(0).permutation(len(ends)) < max(1, len(ends) // 10)
@@ -437,12 +405,12 @@ class Dataset:
         starts = np.append(0, self.ends[:-1])
         rows = [np.arange(starts[i], self.ends[i] - span) for i in self.episodes[split]]
         rows = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-        if not len(rows):
-            longest = np.diff(self.ends, prepend=0).max()
-            raise InputError(
-                f"{self.path}: expected {split} episodes of more than {span} frames, the longest of "
-                f"{len(self.ends)} has {longest}; use longer episodes or a smaller --block, --sequence"
-            )
+        longest = np.diff(self.ends, prepend=0).max()
+        expect(
+            len(rows),
+            f"{self.path}: expected {split} episodes of more than {span} frames, the longest of "
+            f"{len(self.ends)} has {longest}; use longer ones or a smaller --block or --sequence",
+        )
         return torch.from_numpy(rows)
 
     def blocks(self, rows: Tensor, count: int, block: int) -> Tensor:
@@ -451,7 +419,7 @@ class Dataset:
         return self.actions[at].reshape(len(rows), count, -1)
 
     def batch(self, rows: Tensor, time: int, block: int) -> tuple[Tensor, Tensor]:
-        """Windows from rows (B,) on: obs (B, T, S, S, 3), T frames `block` apart, act (B, T-1, A)."""
+        """Windows from rows (B,) on: obs (B, T, S, S, 3), `block` rows apart, act (B, T-1, A)."""
         at = rows[:, None] + block * torch.arange(time)
         return self.frames[at], self.blocks(rows, time - 1, block)
 
@@ -472,9 +440,8 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None) -> dict:
     acts = data.blocks(data.windows("train", s.block), 1, s.block)[:, 0]
     model.act_mean.copy_(acts.mean(0))
     model.act_std.copy_(acts.std(0).clamp_min(1e-6))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=s.lr, weight_decay=s.weight_decay, fused=True
-    )
+    weights, decay = model.parameters(), s.weight_decay
+    optimizer = torch.optim.AdamW(weights, lr=s.lr, weight_decay=decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps, pct_start=0.1)
     sampler = torch.Generator().manual_seed(s.seed)
     generator = torch.Generator(device).manual_seed(s.seed)
@@ -494,27 +461,16 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None) -> dict:
         if step % s.log_every == 0 or step == s.steps:
             means = torch.stack(recent).mean(0).tolist()
             recent, seconds = [], time.perf_counter() - start
-            row = {
-                "step": step,
-                "seconds": seconds,
-                "lr": schedule.get_last_lr()[0],
-                "loss": means[0],
-            }
-            row |= dict(zip(parts, means[1:], strict=True))
-            if not math.isfinite(row["loss"]):
-                raise InputError(
-                    f"training: the loss became {row['loss']} by step {step}; try a smaller --lr"
-                )
+            row = {"step": step, "seconds": seconds, "lr": schedule.get_last_lr()[0]}
+            row |= dict(zip(("loss", *parts), means, strict=True))
+            message = f"training: the loss became {means[0]} by step {step}; try a smaller --lr"
+            expect(math.isfinite(means[0]), message)
             if log:
                 log(row)
     model.eval()
-    frames = s.steps * s.batch * s.sequence
-    return {
-        "steps": s.steps,
-        "seconds": seconds,
-        "frames_per_second": frames / seconds,
-        **{name: row[name] for name in parts},
-    }
+    rate = s.steps * s.batch * s.sequence / seconds
+    metrics = {"steps": s.steps, "seconds": seconds, "frames_per_second": rate}
+    return metrics | {name: row[name] for name in parts}
 
 
 def autocast(device: torch.device, precision: str):
@@ -591,20 +547,12 @@ def plan(
         return (z - z_goal[:, None]).square().sum(-1)
 
     group = max(1, rows // samples) if device.type == "cpu" else len(z)
-    plans = []
+    sizes, plans = dict(samples=samples, elites=elites, iterations=iterations), []
     for z_part, goal_part in zip(z.split(group), z_goal.split(group), strict=True):
         mean = torch.zeros(len(z_part), horizon, dim, device=device)
-        plans.append(
-            cem(
-                partial(cost, z_part, goal_part),
-                mean,
-                torch.ones_like(mean),
-                samples=samples,
-                elites=elites,
-                iterations=iterations,
-                generator=torch.Generator(device).manual_seed(seed),
-            )
-        )
+        generator = torch.Generator(device).manual_seed(seed)
+        cost_fn = partial(cost, z_part, goal_part)
+        plans.append(cem(cost_fn, mean, torch.ones_like(mean), generator=generator, **sizes))
     return torch.cat(plans).clamp(lower, upper) * model.act_std + model.act_mean
 
 
@@ -616,31 +564,23 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
     (tasks, budget+1, d), goals (tasks, d), first solved step or -1.
     """
     starts, goals, goal_obs = planning_tasks(data, s)
+    sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     spent = []
 
     def planner(obs: Tensor, active: np.ndarray, step: int) -> Tensor:
         began = time.perf_counter()
-        settings = dict(
-            horizon=s.horizon, samples=s.samples, elites=s.elites, iterations=s.iterations
-        )
-        acts = plan(model, obs, goal_obs[active], **settings, seed=step).cpu()
+        acts = plan(model, obs, goal_obs[active], **sizes, seed=step).cpu()
         spent.append((time.perf_counter() - began) / len(active))
         return acts.reshape(len(active), s.horizon * s.block, -1)
 
     states, solved = run_tasks(planner, starts, goals, s, "plan")
     solved_random = run_random_policy(data, s)
-    unsolved = solved != 0
-    metrics = {
-        "tasks": len(starts),
-        "success": percent(solved >= 0),
-        "interval95": interval95(solved >= 0),
-        "unsolved_tasks": int(unsolved.sum()),
-        "success_unsolved": percent(solved[unsolved] >= 0),
-        "interval95_unsolved": interval95(solved[unsolved] >= 0),
-        "random": percent(solved_random >= 0),
-        "random_unsolved": percent(solved_random[unsolved] >= 0),
-        "seconds_per_plan": float(np.mean(spent)) if spent else None,
-    }
+    metrics = {"tasks": len(solved), "unsolved_tasks": int((solved != 0).sum())}
+    for suffix, among in (("", solved >= -1), ("_unsolved", solved != 0)):
+        metrics[f"success{suffix}"] = percent(solved[among] >= 0)
+        metrics[f"interval95{suffix}"] = interval95(solved[among] >= 0)
+        metrics[f"random{suffix}"] = percent(solved_random[among] >= 0)
+    metrics["seconds_per_plan"] = float(np.mean(spent)) if spent else None
     return metrics, {"states": states, "goals": goals, "solved": solved}
 
 
@@ -663,15 +603,16 @@ def run_random_policy(data: Dataset, s: "Settings") -> np.ndarray:
 
 
 def run_tasks(policy, starts: np.ndarray, goals: np.ndarray, s: "Settings", label: str):
-    """Run policy(obs, active, step) -> (n, steps, m) on all tasks at once until solved or the budget
-    is spent; obs (n, S, S, 3) shows the n tasks that are active, which `active` numbers. Returns
-    states (tasks, budget+1, d) and the first solved step of each, or -1."""
+    """Run policy(obs, active, step) -> (n, steps, m) on all tasks until solved or out of budget.
+
+    obs (n, S, S, 3) shows the tasks that are not solved yet, `active` (n,) numbers them. Returns
+    states (tasks, budget+1, d) and the first solved step of each, or -1.
+    """
     worlds = [make_env(s.env, s.variant, s.size) for _ in starts]
     states, solved = np.repeat(starts[:, None], s.budget + 1, axis=1), np.full(len(starts), -1)
     for task, world in enumerate(worlds):
-        solved[task] += world.reset(options={"state": starts[task], "goal": goals[task]})[1][
-            "success"
-        ]
+        _, info = world.reset(options={"state": starts[task], "goal": goals[task]})
+        solved[task] = 0 if info["success"] else -1
     for step in progress(range(0, s.budget, s.horizon * s.block), label):
         active = np.flatnonzero(solved < 0)
         if not len(active):
@@ -770,14 +711,17 @@ def principal_components(z: Tensor) -> tuple[Tensor, Tensor]:
 def effective_dim(spectrum: Tensor) -> float:
     """Participation ratio (sum v)^2 / sum v^2 of the variances v along the principal components.
 
-    It is n for n equal variances and needs no threshold; a component of little variance adds little.
+    It is n for n equal variances and needs no threshold: a small variance adds little.
     """
     return float(spectrum.sum() ** 2 / spectrum.square().sum().clamp_min(1e-300))
 
 
 def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[dict, dict, dict]:
-    """Probes, spectrum and rollouts on held-out episodes; returns both metrics and what figures need."""
-    rng = np.random.default_rng(0)
+    """Probes, losses, spectrum and rollouts on held-out episodes.
+
+    Returns the metrics "probe" and "latent", and the arrays that the figures need.
+    """
+    rng, device = np.random.default_rng(0), model.act_mean.device
     picks = [
         np.sort(rng.permutation(data.windows(split, 0))[:count])
         for split, count in (("train", s.probe_train), ("test", s.probe_test))
@@ -792,6 +736,11 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
         probe["linear"][name] = r2(linear_probe(x, y, x_test), y_test)
         probe["mlp"][name] = r2(mlp_probe(x, y, x_test, epochs=s.probe_epochs), y_test)
     spectrum, directions = principal_components(z_test)
+    rows = data.windows("test", s.block * (s.sequence - 1))
+    obs, act = data.batch(rows[:: 1 + len(rows) // 500], s.sequence, s.block)
+    act = (act.to(device) - model.act_mean) / model.act_std
+    with torch.inference_mode():
+        _, losses = prediction_losses(model, obs.to(device), act)
     # Rollouts: imagined against encoded latents, squared error relative to the latent's variance.
     steps = 10
     rows = data.windows("test", s.block * steps)
@@ -799,15 +748,15 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
     obs, act = data.batch(rows, steps + 1, s.block)
     encoded = encode_all(model, obs.flatten(0, 1)).unflatten(0, (len(rows), steps + 1))
     with torch.inference_mode():
-        act = (act.to(model.act_mean.device) - model.act_mean) / model.act_std
-        imagined = model.rollout(encoded[:, 0].to(act.device), act).cpu()
+        act = (act.to(device) - model.act_mean) / model.act_std
+        imagined = model.rollout(encoded[:, 0].to(device), act).cpu()
     error = (imagined - encoded).square().mean((0, 2)) / z_test.var(0).mean().clamp_min(1e-30)
     latent = {
         "effective_dim": effective_dim(spectrum),
         "components_95": int((spectrum.cumsum(0) < 0.95 * spectrum.sum()).sum()) + 1,
-        "std": float(z_test.var(0).mean().sqrt()),
         "spectrum": spectrum.tolist(),
         "rollout_error": error[1:].tolist(),
+        **{name: value.item() for name, value in losses.items()},  # on held-out windows
     }
     mean = z_test.double().mean(0)
     arrays = {
@@ -829,12 +778,8 @@ def figure_training(run: Path):
     with open(run / "log.csv") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     fig, axes = new_figure(1, 3, 9, 2.6)
-    titles = {
-        "forward_loss": "$L_{fwd}$",
-        "inverse_loss": "$L_{inv}$",
-        "latent_std": "spread of the latent",
-    }
-    for ax, (name, title) in zip(axes.flat, titles.items(), strict=True):
+    titles = [("forward_loss", "$L_{fwd}$"), ("inverse_loss", "$L_{inv}$")]
+    for ax, (name, title) in zip(axes.flat, [*titles, ("latent_std", "spread")], strict=True):
         ax.semilogy([r["step"] for r in rows], [r[name] for r in rows])
         ax.set(xlabel="step", title=title)
     return fig
@@ -852,33 +797,24 @@ def figure_spectrum(run: Path):
 
 
 def figure_latent(run: Path):
-    """The world, and the latent on its leading components, in the same colours."""
+    """Two coordinates of the world, and the latent's leading components, in the same colours."""
     saved = np.load(run / "latents.npz")
-    names = [name for name in saved.files if name.startswith("target ")]
-    truth = np.concatenate([saved[name] for name in names], 1)[:3000, :2]
-    label = [
-        f"{name[7:]} {axis}" if saved[name].shape[1] > 1 else name[7:]
-        for name in names
-        for axis in "xyz"[: saved[name].shape[1]]
-    ]
-    components = saved["components"][:3000]
-    columns = truth.shape[1]
-    fig, axes = new_figure(1, 2 * columns, 4.4 * columns, 2.5)
-    for i in range(columns):
-        pairs = (
-            (axes[0, i], truth, label[:2]),
-            (axes[0, columns + i], components, ("PC 1", "PC 2")),
-        )
-        for ax, points, (x, y) in ((a, p, (*n, "")[:2]) for a, p, n in pairs):
-            ax.scatter(
-                points[:, 0],
-                points[:, -1 if points is truth else 1],
-                3,
-                truth[:, i],
-                cmap="viridis",
-            )
-            where = "world" if points is truth else "latent"
-            ax.set(xlabel=x, ylabel=y, title=f"{where}, colour: {label[i]}")
+    world, label = [], []
+    for name in (name for name in saved.files if name.startswith("target ")):
+        for axis, values in zip("xyz?", saved[name].T[:, :3000], strict=False):
+            world.append(values)
+            label.append(f"{name[7:]} {axis}" if saved[name].shape[1] > 1 else name[7:])
+    fig, axes = new_figure(1, 4, 9, 2.5)
+    for i in (0, 1):
+        for ax, (x, y), title in (
+            (axes[0, i], world[:2], "world"),
+            (axes[0, 2 + i], saved["components"][:3000, :2].T, "latent"),
+        ):
+            ax.scatter(x, y, 3, world[i], cmap="viridis")
+            ax.set(title=f"{title}, colour: {label[i]}", aspect="equal")
+            names = label if title == "world" else ("PC 1", "PC 2")
+            ax.set(xlabel=names[0], ylabel=names[1])
+            ax.title.set_fontsize(9)
     return fig
 
 
@@ -887,21 +823,14 @@ def figure_rollout(run: Path):
     saved, metrics = np.load(run / "latents.npz"), json.loads((run / "metrics.json").read_text())
     fig, axes = new_figure(1, 2, 9, 3.6)
     path, error = axes.flat
-    for n in range(min(5, len(saved["encoded"]))):
-        color = f"C{n}"
-        path.plot(
-            *saved["encoded"][n].T, "-o", color=color, ms=4, label="encoded" if n == 0 else None
-        )
-        path.plot(
-            *saved["imagined"][n].T, "--x", color=color, ms=6, label="imagined" if n == 0 else None
-        )
+    for name, style in (("encoded", "-o"), ("imagined", "--x")):
+        for n, points in enumerate(saved[name][:5]):
+            path.plot(*points.T, style, color=f"C{n}", ms=5, label=None if n else name)
     path.set(xlabel="PC 1", ylabel="PC 2", title="ten steps, held-out episodes")
     path.legend()
     curve = metrics["latent"]["rollout_error"]
     error.plot(range(1, len(curve) + 1), curve, "-o")
-    error.set(
-        xlabel="imagined steps", title="squared error / variance of the latent", ylim=(0, None)
-    )
+    error.set(xlabel="imagined steps", title="squared error / latent variance", ylim=(0, None))
     return fig
 
 
@@ -990,41 +919,28 @@ class Settings:
     elites: int = setting(30, "planning", "CEM elites (K)")
     iterations: int = setting(30, "planning", "CEM iterations")
     device: str = setting("auto", "machine", "auto (CUDA if there), cpu, cuda, cuda:1, ...")
-    precision: str = setting(
-        "auto", "machine", "auto (bf16 where the hardware is fast at it), fp32, bf16"
-    )
+    precision: str = setting("auto", "machine", "auto (bf16 where it is fast), fp32, bf16")
     threads: int = setting(0, "machine", "CPU threads; 0: torch's choice")
 
     def __post_init__(self):
-        def expect(name: str, known) -> None:
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"--{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-
-        expect("env", envs.ENVS)
-        if not self.variant:
-            object.__setattr__(self, "variant", next(iter(envs.ENVS[self.env].VARIANTS)))
-        expect("variant", envs.ENVS[self.env].VARIANTS)
-        expect("method", METHODS)
-        expect("precision", ("auto", "fp32", "bf16"))
+        variants = getattr(envs.ENVS.get(self.env), "VARIANTS", {})
+        if not self.variant and variants:
+            object.__setattr__(self, "variant", next(iter(variants)))
+        known = {"env": envs.ENVS, "variant": variants, "method": METHODS}
+        for name, names in (known | {"precision": ("auto", "fp32", "bf16")}).items():
+            value = getattr(self, name)
+            expect(value in names, f"--{name}: expected one of {', '.join(names)}, got {value!r}")
         zero = {"seed", "data_seed", "threads", "depth", "weight_decay", "lam"}
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name in zero else 1
-            if (
-                field.type is int
-                and value < least
-                or field.type is float
-                and not 0 <= value < math.inf
-            ):
-                option = field.name.replace("_", "-")
-                raise InputError(f"--{option}: expected a number of at least {least}, got {value}")
-        if self.size % 16:
-            raise InputError(f"--size: expected a multiple of 16, got {self.size}")
-        if self.sequence < 2:
-            raise InputError(f"--sequence: expected at least 2 frames, got {self.sequence}")
-        if not 2 <= self.elites <= self.samples:
-            raise InputError(f"--elites: expected 2 to --samples {self.samples}, got {self.elites}")
+            good = field.type is str or value >= (0 if field.type is float else least)
+            option = f"--{field.name.replace('_', '-')}"
+            good = good and (field.type is str or value < math.inf)
+            expect(good, f"{option}: expected a number of at least {least}, got {value}")
+        expect(self.size % 16 == 0, f"--size: expected a multiple of 16, got {self.size}")
+        expect(self.sequence > 1, f"--sequence: expected at least 2 frames, got {self.sequence}")
+        good = 2 <= self.elites <= self.samples
+        expect(good, f"--elites: expected 2 to --samples {self.samples}, got {self.elites}")
 
 
 # What an environment, or one of its variants, sets differently from the defaults above.
@@ -1033,11 +949,11 @@ PRESETS = {
         block=1, dim=64, channels=16, hidden=256, width=128, depth=2, steps=250, batch=32, lr=6e-3,
         log_every=10, probe_epochs=25, samples=100, elites=10, iterations=10,
     ),
+    **{f"dotworld-{v}": dict(steps=1500, batch=64) for v in [*envs.DotWorld.VARIANTS][1:]},
     "tworoom": dict(frames=100_000, episode=100),
     "reacher": dict(frames=100_000, episode=100),
     "pusht": dict(frames=200_000, episode=100),
     "cube": dict(frames=150_000, episode=100),
-    **{f"dotworld-{v}": dict(steps=1500, batch=64) for v in envs.DotWorld.VARIANTS if v != "single"},
 }  # fmt: skip
 
 
@@ -1051,9 +967,8 @@ def settings_for(**given) -> Settings:
 
 
 def build_model(s: Settings, act_dim: int) -> WorldModel:
-    sizes = {
-        name: getattr(s, name) for name in ("size", "channels", "hidden", "dim", "width", "depth")
-    }
+    names = ("size", "channels", "hidden", "dim", "width", "depth")
+    sizes = {name: getattr(s, name) for name in names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
         return WorldModel(act_dim=act_dim, **sizes)
@@ -1067,18 +982,16 @@ def pick_device(s: Settings) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--device {name}: not usable here ({reason}); use --device cpu"
-        ) from error
+        message = f"--device {name}: not usable here ({reason}); use --device cpu"
+        raise InputError(message) from error
 
 
 def load_settings(run: Path) -> Settings:
     try:
         return Settings(**json.loads((run / "settings.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{run}: expected a run folder with settings.json, got: {error}"
-        ) from error
+        message = f"{run}: expected a run folder with settings.json, got: {error}"
+        raise InputError(message) from error
 
 
 def save_checkpoint(path: Path, model: WorldModel, s: Settings) -> None:
@@ -1087,61 +1000,38 @@ def save_checkpoint(path: Path, model: WorldModel, s: Settings) -> None:
         torch.save(content | {"model": model.state_dict()}, temporary)
 
 
-def load_checkpoint(
-    path: str | Path, device: str | torch.device = "cpu"
-) -> tuple[WorldModel, Settings]:
-    """The trained model, in evaluation mode, and its settings. Raises InputError on any other file."""
+def load_checkpoint(path: str | Path, device="cpu") -> tuple[WorldModel, Settings]:
+    """The trained model, in evaluation mode, and its settings; InputError on any other file."""
+    expect(Path(path).exists(), f"{path}: expected a checkpoint, found none; let training finish")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
         s = Settings(**content["settings"])
         model = build_model(s, content["act_dim"]).to(device)
         model.load_state_dict(content["model"])
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: expected a checkpoint, found none; let the training finish"
-        ) from error
-    except (
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, EOFError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path}: expected a whole smwm checkpoint, got: {reason}; train anew"
-        ) from error
+        message = f"{path}: expected a whole smwm checkpoint, got: {reason}; train anew"
+        raise InputError(message) from error
     return model.eval(), s
 
 
 def open_dataset(s: Settings) -> Dataset:
-    path = s.data or collect(
-        s.env, s.variant, size=s.size, frames=s.frames, episode=s.episode, seed=s.data_seed
-    )
-    data = Dataset(path)
-    if data.size != s.size:
-        raise InputError(
-            f"{path}: expected frames of --size {s.size}, got {data.size}; set --size {data.size}"
-        )
+    collected = dict(size=s.size, frames=s.frames, episode=s.episode, seed=s.data_seed)
+    data = Dataset(s.data or collect(s.env, s.variant, **collected))
+    message = f"{data.path}: expected frames of --size {s.size}, got {data.size}"
+    expect(data.size == s.size, f"{message}; set --size {data.size}")
     return data
 
 
 def machine(device: torch.device) -> dict:
     """What the numbers of a run were measured on."""
-    name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    elif (info := Path("/proc/cpuinfo")).exists():
-        name = (
-            info.read_text().partition("model name")[2].partition(":")[2].splitlines()[0].strip()
-            or name
-        )
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
+    else:
+        info = Path("/proc/cpuinfo")
+        names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+        name = (*names, platform.processor() or platform.machine())[0]
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {"device": name, "threads": torch.get_num_threads(), **versions}
 
 
@@ -1154,13 +1044,12 @@ def run_train(s: Settings, overwrite: bool) -> None:
     variant = "" if s.variant == next(iter(envs.ENVS[s.env].VARIANTS)) else f"-{s.variant}"
     run = Path(s.out or f"runs/{s.env}{variant}-{s.method}-s{s.seed}")
     device = pick_device(s)
-    if run.exists() and not overwrite:
-        raise InputError(
-            f"{run}: exists already; choose another --out, or --overwrite to lose what is there"
+    if run.exists():
+        expect(
+            overwrite, f"{run}: exists already; choose another --out, or --overwrite to replace it"
         )
-    if overwrite and run.exists():
-        if not (run / "settings.json").exists():
-            raise InputError(f"{run}: not a run folder (no settings.json); it is left as it is")
+        ours = (run / "settings.json").exists()
+        expect(ours, f"{run}: not a run folder (no settings.json); it is left as it is")
         shutil.rmtree(run)
     run.mkdir(parents=True)
     write_json(run / "settings.json", dataclasses.asdict(s))
@@ -1179,9 +1068,8 @@ def run_train(s: Settings, overwrite: bool) -> None:
     save_checkpoint(run / "checkpoint.pt", model, s)
     parameters = sum(p.numel() for p in model.parameters())
     update_metrics(run, train=metrics | {"parameters": parameters}, machine=machine(device))
-    print(
-        f"{run}: trained {parameters:,} parameters for {s.steps} steps in {metrics['seconds']:.1f} s"
-    )
+    spent = f"{s.steps} steps in {metrics['seconds']:.1f} s"
+    print(f"{run}: trained {parameters:,} parameters, {spent}")
     run_probe(run, s, model, data)
     run_plan(run, s, model, data)
 
@@ -1196,9 +1084,10 @@ def run_probe(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
     for name in probe["linear"]:
         note = "" if name in controlled else " (not controlled)"
         print(f"  {name + note:<30}{probe['linear'][name]:8.4f}{probe['mlp'][name]:8.4f}")
-    dims = f"{latent['effective_dim']:.2f} ({latent['components_95']} components hold 95% of the variance)"
-    print(f"effective dimension of the latent {dims}, spread {latent['std']:.3g}")
-    print(f"rollout error / latent variance after 5 steps {latent['rollout_error'][4]:.4f}")
+    count = f"{latent['components_95']} components hold 95% of the variance"
+    print(f"effective dimension of the latent {latent['effective_dim']:.2f} ({count})")
+    print(f"spread of the latent {latent['latent_std']:.3g}")
+    print(f"squared rollout error after 5 steps / latent variance {latent['rollout_error'][4]:.4f}")
 
 
 def run_plan(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
@@ -1206,17 +1095,13 @@ def run_plan(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
     with replacing(run / "plans.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
     update_metrics(run, planning=planning)
-    for suffix, label, count in (
-        ("", "all tasks", "tasks"),
-        ("_unsolved", "not solved at start", "unsolved_tasks"),
-    ):
-        if not planning[count]:
-            print(f"planning, {label}: none of the tasks")
-            continue
-        low, high = planning[f"interval95{suffix}"]
-        success, random = planning[f"success{suffix}"], planning[f"random{suffix}"]
-        result = f"{success:.1f}% [{low:.0f}, {high:.0f}], random policy {random:.1f}%"
-        print(f"planning, {label} (n = {planning[count]}): {result}")
+    for suffix, label in (("", "all tasks"), ("_unsolved", "not solved at the start")):
+        n, result = planning[f"{suffix[1:] + '_' if suffix else ''}tasks"], "none"
+        if n:
+            low, high = planning[f"interval95{suffix}"]
+            result = f"{planning[f'success{suffix}']:.1f}% [{low:.0f}, {high:.0f}]"
+            result += f", random policy {planning[f'random{suffix}']:.1f}%"
+        print(f"planning, {label} (n = {n}): {result}")
 
 
 def run_collect(s: Settings) -> None:
@@ -1242,17 +1127,15 @@ def run_bench(s: Settings) -> None:
         world = cls(size=s.size)
         world.reset(seed=0)
         action = np.zeros(world.action_space.shape)
-        print(
-            f"{name:<10}{rate(lambda w=world, a=action: w.step(a)):8.0f} env steps with a frame / s, one core"
-        )
+        speed = rate(lambda w=world, a=action: w.step(a))
+        print(f"{name:<10}{speed:8.0f} env steps with a frame / s on one core")
     world = make_env(s.env, s.variant, s.size)
     act_dim = s.block * world.action_space.shape[0]
     model = build_model(s, act_dim).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{s.env} model: {parameters:,} parameters, block {s.block}, latent {s.dim}")
-    obs = torch.randint(
-        0, 256, (s.batch, s.sequence, s.size, s.size, 3), dtype=torch.uint8, device=device
-    )
+    shape = (s.batch, s.sequence, s.size, s.size, 3)
+    obs = torch.randint(256, shape, dtype=torch.uint8, device=device)
     act = torch.randn(s.batch, s.sequence - 1, act_dim, device=device)
 
     def step() -> float:
@@ -1268,9 +1151,7 @@ def run_bench(s: Settings) -> None:
     for tasks in (1, 100):
         frame = obs.flatten(0, 1)[:1].expand(tasks, -1, -1, -1)
         seconds = 1 / rate(lambda f=frame: plan(model, f, f, **sizes).cpu())
-        print(
-            f"  plan {tasks:>3} at once: {seconds:.3f} s, {seconds / tasks:.4f} s a task, {sizes}"
-        )
+        print(f"  plan {tasks:>3} at once: {seconds / tasks:.4f} s a task, {sizes}")
 
 
 def run_figures(run: Path) -> None:
@@ -1284,60 +1165,60 @@ def run_figures(run: Path) -> None:
     print("\n".join(made) or f"{run}: nothing to draw yet; run train, probe or plan first")
 
 
+ON_RUNS = {  # what each command does, and the groups of settings it takes
+    "probe": ("probe the latent of a finished run", "probe machine"),
+    "plan": ("plan with a finished run", "planning machine"),
+    "figures": ("draw the figures of a finished run into its figures/", ""),
+}
 COMMANDS = {
-    "train": ("collect, train, probe and plan", ("what", "method", "data", "model", "training", "probe", "planning", "machine")),
-    "collect": ("collect a dataset; say where it is and what it holds", ("what", "data")),
-    "bench": ("measure the speed of environments, training and planning", ("what", "model", "training", "planning", "machine")),
-    "probe": ("probe the latent of a finished run", ("probe", "machine")),
-    "plan": ("plan with a finished run", ("planning", "machine")),
-    "figures": ("draw the figures of a finished run into its figures/", ()),
-}  # fmt: skip
+    "train": (
+        "collect, train, probe and plan",
+        "what method data model training probe planning machine",
+    ),
+    "collect": ("collect a dataset; say where it is and what it holds", "what data"),
+    "bench": ("measure speeds on this machine", "what model training planning machine"),
+    **ON_RUNS,
+}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line, made from Settings; --help shows the defaults of the environment it names."""
+    """The command line, made from Settings; --help shows the defaults of the --env beside it."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--env", default=Settings.env)
     defaults = PRESETS.get(peek.parse_known_args(argv)[0].env, {})
     tall = partial(argparse.HelpFormatter, max_help_position=26, width=100)
-    parser = argparse.ArgumentParser(
-        prog="smwm.py", description=__doc__.splitlines()[0], formatter_class=tall
-    )
+    title = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="smwm.py", description=title, formatter_class=tall)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for command, (text, groups) in COMMANDS.items():
-        sub = commands.add_parser(
-            command, help=text, description=text, formatter_class=tall, allow_abbrev=False
-        )
-        sub.usage = f"smwm.py {command} " + ("[run] " if "what" not in groups else "") + "[options]"
-        if "what" not in groups:
+        sub = commands.add_parser(command, help=text, description=text, formatter_class=tall)
+        sub.usage = f"smwm.py {command} {'run ' if command in ON_RUNS else ''}[options]"
+        if command in ON_RUNS:
             sub.add_argument("run", type=Path, help="run folder that train left")
         for field in dataclasses.fields(Settings):
-            if field.metadata["group"] in groups:
-                default = defaults.get(field.name, field.default)
-                note = "" if default == "" or "what" not in groups else f" [{default}]"
+            if field.metadata["group"] in groups.split():
+                default = (
+                    "the run's" if command in ON_RUNS else defaults.get(field.name, field.default)
+                )
                 sub.add_argument(
                     f"--{field.name.replace('_', '-')}",
                     type=field.type,
                     default=argparse.SUPPRESS,
                     metavar=field.type.__name__,
-                    help=field.metadata["help"] + note,
+                    help=field.metadata["help"] + (f" [{default}]" if default != "" else ""),
                 )
         if command == "train":
-            sub.add_argument(
-                "--overwrite", action="store_true", help="replace the run folder if it exists"
-            )
+            text = "replace the run folder if it exists"
+            sub.add_argument("--overwrite", action="store_true", help=text)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     given = vars(parse(sys.argv[1:] if argv is None else argv))
-    command, run, overwrite = (
-        given.pop("command"),
-        given.pop("run", None),
-        given.pop("overwrite", False),
-    )
+    command, run = given.pop("command"), given.pop("run", None)
     try:
         if command == "train":
+            overwrite = given.pop("overwrite")
             run_train(settings_for(**given), overwrite)
         elif command == "collect":
             run_collect(settings_for(**given))
