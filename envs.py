@@ -538,7 +538,8 @@ class Reacher(PixelEnv):
     ## Description
     The two-link planar arm of the DeepMind Control Suite, physics identical (MuJoCo): timestep and
     action 0.02 s, contacts off, links of 0.12 m and 0.12 m (the second drawn 0.10 m and a ball at
-    its tip), capsules of radius 0.01 m, joint damping 0.01, the wrist limited to 160 degrees each way.
+    its tip), capsules of radius 0.01 m, joint damping 0.01, the wrist limited to 160 degrees each
+    way.
 
     ## Action Space
     `Box(-1, 1, (2,), float32)`: control of the motors at shoulder and wrist, gear 0.05.
@@ -665,11 +666,14 @@ class PushT(PixelEnv):
     ## Arguments
     * `size=64`: side of the frame in pixels.
 
-    State: agent x, y, block x, y, angle in [0, 2 pi), agent velocity x, y; then, for exact
-    restoration, the bodies as pymunk has them, and the same before the last action with its target.
-    Placing a state of the first seven entries alone does what the original does at reset: the block
-    at rest, then one physics step. pymunk keeps solver impulses in a contact that cannot be set;
-    restoring repeats the last action to get them back. @CONTACT@
+    State: agent x, y, block x, y, angle in [0, 2 pi), agent velocity x, y; then, for restoration,
+    the bodies as pymunk has them, and what they were when the block was last untouched with the
+    targets of up to 32 actions since. Placing a state of the first seven entries alone does what
+    the original does at reset: the block at rest, then one physics step. In a contact, pymunk keeps
+    solver impulses that cannot be set: restoring repeats those actions to get them back. Of 360
+    states along 30 episodes of scripted pushing, 151 with the block moving, 98.6% then went on to
+    the last bit over 25 steps and the worst was 6e-14 units off (pymunk 7.3.1). A block jammed
+    between agent and wall is the exception: it can differ by more than a unit after a few steps.
     """
 
     WORLD, AGENT_RADIUS, ACTION, DT, SUBSTEPS = 512.0, 15.0, 100, 0.01, 10
