@@ -947,7 +947,7 @@ class Cube(PixelEnv):
           <inertial pos="0 0 0.05" mass="0.35" diaginertia="0.002 0.002 0.002"/>
           <joint name="x" type="slide" axis="1 0 0"/><joint name="y" type="slide" axis="0 1 0"/>
           <joint name="z" type="slide" axis="0 0 1"/><joint name="yaw" type="hinge" axis="0 0 1"/>
-          <geom name="palm" type="box" size="0.012 0.048 0.01" pos="0 0 0.045" contype="0"
+          <geom name="palm" type="box" size="0.015 0.05 0.012" pos="0 0 0.047" contype="0"
                 conaffinity="0"/>
           <body gravcomp="1" childclass="finger">
             <joint name="left" axis="0 1 0"/><geom name="left" pos="0 0.004 0.01"/>
@@ -971,7 +971,7 @@ class Cube(PixelEnv):
         "left": (31, 119, 180),
         "right": (44, 160, 44),
     }
-    CAMERA, PITCH, VIEW = np.array([1.15, 0.0, 0.55]), math.radians(30), math.radians(45)
+    CAMERA, PITCH, VIEW = np.array([1.5, 0.0, 0.75]), math.radians(30), math.radians(42)
     controlled = ("cube position", "gripper position", "gripper opening", "gripper yaw")
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):

@@ -500,7 +500,7 @@ PICTURES = {
     ("tworoom", "default"): ("8e720e209297", "5f94955b2aac"),
     ("reacher", "default"): ("767f93f633a8", "c26605d33929"),
     ("pusht", "default"): ("ba422902ef27", "272c09d6e405"),
-    ("cube", "default"): ("3edce5e22b6d", "6dfdc623fbe6"),
+    ("cube", "default"): ("24a7bc255e8e", "3adf3f70583c"),
 }
 
 
