@@ -653,7 +653,7 @@ def test_interrupted_training_is_not_taken_for_whole(folder, capsys, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(smwm, "train", interrupted)
         assert "interrupted" in run(f"train {TINY} --out cut", code=130, capsys=capsys)
-    assert "let the training finish" in run("probe cut", code=2, capsys=capsys)
+    assert "let training finish" in run("probe cut", code=2, capsys=capsys)
 
 
 class Malicious:
