@@ -19,7 +19,8 @@ actions whose imagined end is nearest to the latent of a goal image, in a recedi
     python smwm.py figures runs/dotworld-smwm-s0
 
 Measured for the first command, on 2 cores of an AMD EPYC (AVX2, no bf16), Python 3.11, torch 2.13:
-@MEASURED@
+22 s with imports and data, R2 0.9996, effective dimension 2.15, 100 of 100 planning tasks solved
+(random policy 12), seed 0. The README has the other variants and methods.
 
 Shape letters: B batch, T time, S image side, D latent, A action block (k env actions of m entries,
 flattened), N samples and K elites of the cross-entropy method, H planning horizon in blocks.
@@ -829,7 +830,7 @@ def figure_rollout(run: Path):
     fig, axes = new_figure(1, 2, 9, 3.6)
     path, error = axes.flat
     for name, style in (("encoded", "-o"), ("imagined", "--x")):
-        for n, points in enumerate(saved[name][:5]):
+        for n, points in enumerate(saved[name][:: len(saved[name]) // 5 + 1]):
             path.plot(*points.T, style, color=f"C{n}", ms=5, label=None if n else name)
     path.set(xlabel="PC 1", ylabel="PC 2", title="ten steps, held-out episodes")
     path.legend()
@@ -858,6 +859,22 @@ def figure_plan(run: Path):
         row[7].imshow(world.render_state(saved["goals"][task]))
         row[7].set_title("goal", fontsize=8, color="green" if solved[task] > 0 else "red")
         row[0].set_ylabel("solved" if solved[task] > 0 else "not solved", fontsize=8)
+    return fig
+
+
+def figure_environments():
+    """A contact sheet: each environment along an episode of its behaviour policy."""
+    fig, axes = new_figure(len(envs.ENVS), 8, 9, 5.7)
+    for row, (name, cls) in zip(axes, envs.ENVS.items(), strict=True):
+        world = cls(size=160)
+        world.reset(seed=3)
+        policy = world.behavior(np.random.default_rng(3))
+        row[0].set_ylabel(name)
+        for ax in row:
+            ax.imshow(world.render_state(world.state()))
+            ax.set(xticks=[], yticks=[])
+            for _ in range(1 if name == "dotworld" else 6):
+                world.advance(policy(world))
     return fig
 
 
@@ -1166,21 +1183,28 @@ def run_bench(s: Settings) -> None:
         print(f"  plan {tasks:>3} at once: {seconds / tasks:.4f} s a task, {sizes}")
 
 
-def run_figures(run: Path) -> None:
-    made = []
-    for name, (draw, needs) in FIGURES.items():
-        if (run / needs).exists():
-            path = run / "figures" / f"{name}.png"
-            with replacing(path) as temporary:
-                draw(run).savefig(temporary, format="png")
-            made.append(str(path))
-    print("\n".join(made) or f"{run}: nothing to draw yet; run train, probe or plan first")
+def run_figures(run: Path | None) -> None:
+    figures = {Path("runs/environments.png"): figure_environments}
+    if run:
+        load_settings(run)
+        figures = {
+            run / "figures" / f"{name}.png": partial(draw, run)
+            for name, (draw, needs) in FIGURES.items()
+            if (run / needs).exists()
+        }
+        expect(
+            figures, f"{run}: expected a finished run, found nothing to draw; let training finish"
+        )
+    for path, draw in figures.items():
+        with replacing(path) as temporary:
+            draw().savefig(temporary, format="png")
+        print(path)
 
 
 ON_RUNS = {  # what each command does, and the groups of settings it takes
     "probe": ("probe the latent of a finished run", "probe machine"),
     "plan": ("plan with a finished run", "planning machine"),
-    "figures": ("draw the figures of a finished run into its figures/", ""),
+    "figures": ("draw a finished run into its figures/; without one, the environments", ""),
 }
 COMMANDS = {
     "train": (
@@ -1206,7 +1230,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         sub = commands.add_parser(command, help=text, description=text, formatter_class=tall)
         sub.usage = f"smwm.py {command} {'run ' if command in ON_RUNS else ''}[options]"
         if command in ON_RUNS:
-            sub.add_argument("run", type=Path, help="run folder that train left")
+            many = "?" if command == "figures" else None
+            sub.add_argument("run", type=Path, nargs=many, help="run folder that train left")
         for field in dataclasses.fields(Settings):
             if field.metadata["group"] in groups.split():
                 default = (
@@ -1237,7 +1262,6 @@ def main(argv: list[str] | None = None) -> int:
         elif command == "bench":
             run_bench(settings_for(**given))
         elif command == "figures":
-            load_settings(run)
             run_figures(run)
         else:
             model, s = load_checkpoint(run / "checkpoint.pt")

@@ -134,8 +134,10 @@ def test_main_job(trained):
     assert {p.name for p in trained.iterdir()} >= {"checkpoint.pt", "settings.json", "log.csv"}
 
 
-def test_figures_come_from_saved_results(trained, capsys):
+def test_figures_come_from_saved_results(trained, folder, capsys):
     run(f"figures {trained}")
+    run("figures")
+    assert (folder / "runs/environments.png").stat().st_size > 10_000
     for name in smwm.FIGURES:
         assert (trained / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
