@@ -45,9 +45,7 @@ class PixelEnv(gym.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-    VARIANTS: dict[str, dict] = {
-        "default": {}
-    }  # name -> constructor arguments; the first is the default
+    VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments
     goal = None
 
     def __init__(self, action_dim: int, *, size: int = 64, render_mode: str | None = None):
@@ -181,10 +179,10 @@ class DotWorld(PixelEnv):
     displacement is cut at the border, and a move that would end on another dot does not happen.
 
     ## Action Space
-    `Box(-1, 1, (m,), float32)`, displacements in units of 16 px (angles: pi/4 rad). Two entries
-    (x, y) for each independent dot, two for each coupled pair, then none for random and static
-    dots; for the sprite one entry for each letter of `sprite` ("x", "xy", "xyt"; "none" has one
-    entry that moves nothing, since an action space cannot be empty).
+    `Box(-1, 1, (m,), float32)`, displacements in units of 16 px (the sprite's: 4 px and 0.8 rad).
+    Two entries (x, y) for each independent dot, two for each coupled pair, then none for random and
+    static dots; for the sprite one entry for each letter of `sprite` ("x", "xy", "xyt"; "none" has
+    one entry that moves nothing, since an action space cannot be empty).
 
     ## Observation Space
     `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down.
@@ -194,7 +192,7 @@ class DotWorld(PixelEnv):
 
     ## Starting State
     Dots uniform in [2, 62] px without overlap, the second of a pair within 16 px of the first in x
-    and in y; sprite: x, y uniform in [6, 58] px, angle uniform in [-pi, pi].
+    and in y; sprite: x, y uniform in [16, 48] px, angle uniform in [-pi, pi].
 
     ## Episode End
     At the goal: every controlled dot within 2 px (a controlled angle within 0.1 rad).
@@ -213,7 +211,7 @@ class DotWorld(PixelEnv):
     """
 
     CANVAS, RADIUS, REACH = 64.0, 2.0, 16.0  # px
-    SPRITE_RADIUS, TURN = 6.0, math.pi / 4  # px, rad
+    SPRITE_RADIUS, SPRITE_REACH, TURN = 16.0, 4.0, 0.8  # px, px, rad
     GOAL_DISTANCE, GOAL_ANGLE = 2.0, 0.1  # px, rad
     COLORS = [(214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189)]
     VARIANTS = {
@@ -281,7 +279,8 @@ class DotWorld(PixelEnv):
         self._high = np.full(self.coordinates, self.CANVAS - margin)
         self._reach = np.full(self.coordinates, self.REACH)
         if sprite is not None:
-            self._low[2], self._high[2], self._reach[2] = -np.inf, np.inf, self.TURN
+            self._low[2], self._high[2] = -np.inf, np.inf
+            self._reach[:] = self.SPRITE_REACH, self.SPRITE_REACH, self.TURN
         self._position, self._key = np.zeros(self.coordinates), 0
         super().__init__(max(sum(map(len, self._moved)), 1), size=size, render_mode=render_mode)
 
@@ -363,12 +362,11 @@ class DotWorld(PixelEnv):
         canvas = Canvas(self.size, self.CANVAS)
         if self.sprite is not None:
             c, s = math.cos(state[2]), math.sin(state[2])
-            arrow = (
-                np.array([[6, 0], [0, -5], [0, 5]]),
-                np.array([[0, -2], [-6, -2], [-6, 2], [0, 2]]),
-            )
-            for part, color in zip(arrow, (self.COLORS[0], self.COLORS[1]), strict=True):
-                canvas.polygon(part @ np.array([[c, s], [-s, c]]) + state[:2], color)
+            head = [(1, 0), (0, -0.8), (0, 0.8)]
+            shaft = [(0, -0.3), (-1, -0.3), (-1, 0.3), (0, 0.3)]
+            for part, color in ((head, self.COLORS[0]), (shaft, self.COLORS[1])):
+                corners = self.SPRITE_RADIUS * np.array(part) @ np.array([[c, s], [-s, c]])
+                canvas.polygon(corners + state[:2], color)
             return canvas.frame
         for n, (_, entries) in enumerate(self._groups):
             for x, y in np.transpose(entries):
