@@ -174,13 +174,13 @@ class DotWorld(PixelEnv):
     """
     ## Description
     The paper's toy testbed: coloured dots of radius 2 px on a white 64 x 64 canvas, or one arrow
-    with a pose (the sprite world). What the action moves should be kept by a sensorimotor latent;
+    of 16 px with a pose, turning about its tail (the sprite world). What the action moves should be kept by a sensorimotor latent;
     what moves on its own should be dropped. All dots stay inside the canvas and do not overlap: a
     displacement is cut at the border, and a move that would end on another dot does not happen.
 
     ## Action Space
-    `Box(-1, 1, (m,), float32)`, displacements in units of 16 px (the sprite's: 4 px and 0.8 rad).
-    Two entries (x, y) for each independent dot, two for each coupled pair, then none for random and
+    `Box(-1, 1, (m,), float32)`, displacements in units of 16 px (the sprite's: 4 px and 0.8 rad;
+    what moves on its own: 16 px and pi rad). Two entries (x, y) for each independent dot, two for each coupled pair, then none for random and
     static dots; for the sprite one entry for each letter of `sprite` ("x", "xy", "xyt"; "none" has
     one entry that moves nothing, since an action space cannot be empty).
 
@@ -280,7 +280,9 @@ class DotWorld(PixelEnv):
         self._reach = np.full(self.coordinates, self.REACH)
         if sprite is not None:
             self._low[2], self._high[2] = -np.inf, np.inf
-            self._reach[:] = self.SPRITE_REACH, self.SPRITE_REACH, self.TURN
+            controlled = np.array([name in free for name, _ in groups])
+            here, away = (self.SPRITE_REACH,) * 2 + (self.TURN,), (self.REACH,) * 2 + (math.pi,)
+            self._reach = np.where(controlled, here, away)
         self._position, self._key = np.zeros(self.coordinates), 0
         super().__init__(max(sum(map(len, self._moved)), 1), size=size, render_mode=render_mode)
 
@@ -362,8 +364,8 @@ class DotWorld(PixelEnv):
         canvas = Canvas(self.size, self.CANVAS)
         if self.sprite is not None:
             c, s = math.cos(state[2]), math.sin(state[2])
-            head = [(1, 0), (0, -0.8), (0, 0.8)]
-            shaft = [(0, -0.3), (-1, -0.3), (-1, 0.3), (0, 0.3)]
+            head = [(1, 0), (0.4, -0.35), (0.4, 0.35)]
+            shaft = [(0.4, -0.12), (-0.2, -0.12), (-0.2, 0.12), (0.4, 0.12)]
             for part, color in ((head, self.COLORS[0]), (shaft, self.COLORS[1])):
                 corners = self.SPRITE_RADIUS * np.array(part) @ np.array([[c, s], [-s, c]])
                 canvas.polygon(corners + state[:2], color)

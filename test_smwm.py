@@ -498,7 +498,7 @@ def test_distractors_move_without_the_action():
 PICTURES = {
     ("dotworld", "single"): ("99bbcd3b7508", "c7f17ac31d5e"),
     ("dotworld", "combined"): ("7c08368734a2", "3115b9f7659e"),
-    ("dotworld", "sprite-xyt"): ("4417540b799e", "e17593acb1fc"),
+    ("dotworld", "sprite-xyt"): ("ed2e478be9c3", "2118151ed136"),
     ("tworoom", "default"): ("8e720e209297", "5f94955b2aac"),
     ("reacher", "default"): ("767f93f633a8", "c26605d33929"),
     ("pusht", "default"): ("ba422902ef27", "272c09d6e405"),
@@ -537,6 +537,8 @@ def test_docstring_numbers_are_the_codes():
             f"within {dots.GOAL_DISTANCE:.0f} px",
             f"within {dots.GOAL_ANGLE} rad",
             f"{dots.SPRITE_REACH:.0f} px and {dots.TURN} rad",
+            f"on its own: {dots.REACH:.0f} px and pi rad",
+            f"one arrow of {dots.SPRITE_RADIUS:.0f} px",
             f"[{dots.RADIUS:.0f}, {dots.CANVAS - dots.RADIUS:.0f}] px",
             f"[{dots.SPRITE_RADIUS:.0f}, {dots.CANVAS - dots.SPRITE_RADIUS:.0f}] px",
         ],
