@@ -173,16 +173,18 @@ class Canvas:
 class DotWorld(PixelEnv):
     """
     ## Description
-    The paper's toy testbed: coloured dots of radius 2 px on a white 64 x 64 canvas, or one arrow
-    of 16 px with a pose, turning about its tail (the sprite world). What the action moves should be kept by a sensorimotor latent;
-    what moves on its own should be dropped. All dots stay inside the canvas and do not overlap: a
-    displacement is cut at the border, and a move that would end on another dot does not happen.
+    The paper's toy testbed: coloured dots of radius 2 px on a white 64 x 64 canvas, or one arrow of
+    16 px with a pose, turning about its shaft (the sprite world). What the action moves should be
+    kept by a sensorimotor latent; what moves on its own should be dropped. All dots stay inside the
+    canvas and do not overlap: a displacement is cut at the border, and a move that would end on
+    another dot does not happen.
 
     ## Action Space
-    `Box(-1, 1, (m,), float32)`, displacements in units of 16 px (the sprite's: 4 px and 0.8 rad;
-    what moves on its own: 16 px and pi rad). Two entries (x, y) for each independent dot, two for each coupled pair, then none for random and
-    static dots; for the sprite one entry for each letter of `sprite` ("x", "xy", "xyt"; "none" has
-    one entry that moves nothing, since an action space cannot be empty).
+    `Box(-1, 1, (m,), float32)`, displacements in units of 16 px (the sprite's: 4 px and 1.0 rad;
+    what moves on its own: 16 px and pi rad). Two entries (x, y) for each independent dot, two for
+    each coupled pair, then none for random and static dots; for the sprite one entry for each
+    letter of `sprite` ("x", "xy", "xyt"; "none" has one entry that moves nothing, since an action
+    space cannot be empty).
 
     ## Observation Space
     `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down.
@@ -211,7 +213,7 @@ class DotWorld(PixelEnv):
     """
 
     CANVAS, RADIUS, REACH = 64.0, 2.0, 16.0  # px
-    SPRITE_RADIUS, SPRITE_REACH, TURN = 16.0, 4.0, 0.8  # px, px, rad
+    SPRITE_RADIUS, SPRITE_REACH, TURN = 16.0, 4.0, 1.0  # px, px, rad
     GOAL_DISTANCE, GOAL_ANGLE = 2.0, 0.1  # px, rad
     COLORS = [(214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189)]
     VARIANTS = {
@@ -364,8 +366,8 @@ class DotWorld(PixelEnv):
         canvas = Canvas(self.size, self.CANVAS)
         if self.sprite is not None:
             c, s = math.cos(state[2]), math.sin(state[2])
-            head = [(1, 0), (0.4, -0.35), (0.4, 0.35)]
-            shaft = [(0.4, -0.12), (-0.2, -0.12), (-0.2, 0.12), (0.4, 0.12)]
+            head = [(1, 0), (0.1, -0.8), (0.1, 0.8)]
+            shaft = [(0.1, -0.3), (-0.5, -0.3), (-0.5, 0.3), (0.1, 0.3)]
             for part, color in ((head, self.COLORS[0]), (shaft, self.COLORS[1])):
                 corners = self.SPRITE_RADIUS * np.array(part) @ np.array([[c, s], [-s, c]])
                 canvas.polygon(corners + state[:2], color)

@@ -498,7 +498,7 @@ def test_distractors_move_without_the_action():
 PICTURES = {
     ("dotworld", "single"): ("99bbcd3b7508", "c7f17ac31d5e"),
     ("dotworld", "combined"): ("7c08368734a2", "3115b9f7659e"),
-    ("dotworld", "sprite-xyt"): ("ed2e478be9c3", "2118151ed136"),
+    ("dotworld", "sprite-xyt"): ("d5486bf6172a", "ec4432db6539"),
     ("tworoom", "default"): ("8e720e209297", "5f94955b2aac"),
     ("reacher", "default"): ("767f93f633a8", "c26605d33929"),
     ("pusht", "default"): ("ba422902ef27", "272c09d6e405"),
