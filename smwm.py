@@ -976,7 +976,7 @@ PRESETS = {
         for v in [*envs.DotWorld.VARIANTS][1:]
     },
     "dotworld-sprite-xyt": dict(
-        frames=40_000, steps=1500, batch=64, lr=3e-3, lam=100.0,
+        frames=40_000, steps=2000, batch=64, lr=3e-3, lam=100.0,
         samples=300, elites=30, iterations=20,
     ),
     "tworoom": dict(frames=100_000, episode=100),
