@@ -33,6 +33,7 @@ Differs from the paper
     3. All tasks of a batch see the same noise in the planner, so a batch gives what one task alone
        gives.
     4. Success is also reported over the tasks that are not solved at the start.
+    5. A training window holds four frames, three transitions, which halves the encoding.
 
 Does not do
     Rewards, online data, discrete actions, frame stacking, decoding of latents to pixels.
