@@ -384,14 +384,11 @@ class Dataset:
         except (OSError, ValueError) as error:
             message = f"{path}: expected a dataset folder, got: {error}; collect it anew"
             raise InputError(message) from error
-        rows, found = len(frames), f"{frames.dtype} {frames.shape}"
-        good = frames.dtype == np.uint8 and frames.shape == (
-            rows,
-            frames.shape[1],
-            frames.shape[1],
-            3,
-        )
-        expect(good, f"{path}/frames.npy: expected uint8 (F, S, S, 3), got {found}")
+        found = f"{frames.dtype} {frames.shape}"
+        square = frames.ndim == 4 and frames.shape[1:] == (frames.shape[1], frames.shape[1], 3)
+        good = frames.dtype == np.uint8 and square and frames.size
+        expect(good, f"{path}/frames.npy: expected uint8 (F, S, S, 3), F > 0, got {found}")
+        rows = len(frames)
         for name, array in (("actions", actions), ("states", states)):
             where = f"{path}/{name}.npy: expected"
             good = array.ndim == 2 and len(array) == rows
