@@ -848,6 +848,7 @@ class PushT(PixelEnv):
 
         def draw(env: "PushT") -> None:
             rotation, origin = env._rotation(env._block.angle), np.array(env._block.position)
+            found = []
             for _ in range(20):
                 edge = rng.choice(8, p=lengths / lengths.sum())
                 point = outline[edge] + rng.uniform(0.05, 0.95) * edges[edge]
@@ -855,9 +856,13 @@ class PushT(PixelEnv):
                 turn = env._rotation(rng.uniform(-0.5, 0.5))
                 direction = rotation @ turn @ inward
                 if inside(origin + rotation @ env._cog + 100 * direction):
+                    away = math.hypot(*(origin + rotation @ point - env._agent.position))
+                    found.append((away, point, inward, turn))
+                if len(found) == 3:
                     break
-            plan.update(point=point, inward=inward, turn=turn, left=int(rng.integers(3, 9)))
-            plan.update(speed=rng.uniform(0.15, 0.7), walking=True)
+            _, point, inward, turn = min(found or [(0, point, inward, turn)], key=lambda f: f[0])
+            plan.update(point=point, inward=inward, turn=turn, left=int(rng.integers(5, 15)))
+            plan.update(speed=rng.uniform(0.05, 0.2), walking=True)
 
         def policy(env: "PushT") -> np.ndarray:
             if plan["left"] <= 0:
@@ -886,7 +891,7 @@ class PushT(PixelEnv):
                 ahead = centre + 30 * direction
                 outwards = not inside(ahead) and direction @ (centre - env.WORLD / 2) > 0
                 plan.update(left=0 if outwards else plan["left"] - 1, patience=0)
-            return np.clip(action + rng.normal(0, 0.1, 2), -1, 1).astype(np.float32)
+            return np.clip(action + rng.normal(0, 0.03, 2), -1, 1).astype(np.float32)
 
         return policy
 
@@ -1127,6 +1132,104 @@ class Cube(PixelEnv):
             return np.clip(action, -1, 1).astype(np.float32)
 
         return policy
+
+
+# ------------------------------------------------------------------------------------------------
+# Any other Gymnasium environment
+# ------------------------------------------------------------------------------------------------
+
+
+class Adapted(gym.Wrapper):
+    """A Gymnasium environment with bounded continuous actions, seen as the five above are seen.
+
+    Observes its `rgb_array` picture, resized to (size, size, 3) uint8; actions are rescaled to
+    [-1, 1]. `info["state"]` is its own observation, flattened, and then what numbers its info
+    holds; `columns` (name -> entries) says which is which, and `probe_targets` splits them. Such a
+    state cannot be restored, and there is no goal. Raises ValueError on an environment that it
+    cannot see this way, saying why.
+    """
+
+    VARIANTS: dict[str, dict] = {"default": {}}
+    controlled = ()
+
+    def __init__(self, name: str, *, size: int = 64):
+        try:
+            env = gym.make(name, render_mode="rgb_array")
+        except (gym.error.Error, ImportError, TypeError, ValueError) as error:
+            raise ValueError(f"gymnasium:{name}: not made by gymnasium.make: {error}") from error
+        box = env.action_space
+        if not (isinstance(box, gym.spaces.Box) and box.is_bounded()):
+            raise ValueError(f"gymnasium:{name}: expected bounded continuous actions, got {box}")
+        env = gym.wrappers.FlattenObservation(env)  # for the columns; the picture is what is seen
+        if box.shape != (math.prod(box.shape),):
+            raise ValueError(f"gymnasium:{name}: expected a vector of actions, got {box}")
+        super().__init__(gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1)))
+        self.size = size
+        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        obs, first = self.env.reset(seed=0)
+        *_, info = self.env.step(np.zeros(box.shape, np.float32))
+        self._keys = [k for k in sorted({*first} & {*info}) if self._numbers(info[k]) is not None]
+        self.columns = {"observation": obs.size} if obs.size <= 1000 else {}
+        self.columns |= {key: self._numbers(info[key]).size for key in self._keys}
+
+    @staticmethod
+    def _numbers(value) -> np.ndarray | None:
+        value = np.asarray(value)
+        return value.astype(float).ravel() if value.dtype.kind in "biuf" else None
+
+    def _seen(self, obs: np.ndarray, info: dict):
+        parts = [obs.ravel()] if "observation" in self.columns else []
+        parts += [self._numbers(info[key]) for key in self._keys]
+        state = np.nan_to_num(np.concatenate([*parts, np.zeros(0)]))
+        return resize(self.env.render(), self.size), info | {"state": state}
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        return self._seen(*self.env.reset(seed=seed, options=options))
+
+    def step(self, action: np.ndarray):
+        obs, reward, terminated, truncated, info = self.env.step(np.asarray(action, np.float32))
+        frame, info = self._seen(obs, info)
+        return frame, reward, terminated, truncated, info
+
+    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        return split_columns(states, self.columns)
+
+    def behavior(self, rng: np.random.Generator):
+        """Random actions, each held for 1 to 8 steps."""
+        action, left = None, 0
+
+        def policy(env) -> np.ndarray:
+            nonlocal action, left
+            if left == 0:
+                action = rng.uniform(-1, 1, self.action_space.shape).astype(np.float32)
+                left = int(rng.integers(1, 9))
+            left -= 1
+            return action
+
+        return policy
+
+
+def split_columns(states: np.ndarray, columns: dict[str, int]) -> dict[str, np.ndarray]:
+    """States (n, d) as name -> (n, entries), by the entries of each column."""
+    parts = np.split(states, np.cumsum([*columns.values()])[:-1], axis=1) if columns else []
+    return dict(zip(columns, parts, strict=True))
+
+
+def resize(frames: np.ndarray, size: int) -> np.ndarray:
+    """Pictures (..., H, W, 3) uint8 as (..., size, size, 3): the mean of each pixel's area."""
+
+    def overlap(n: int) -> np.ndarray:  # (size, n): share of output pixel i that is input pixel j
+        edges, at = np.arange(size + 1) * n / size, np.arange(n)
+        low, high = edges[:-1, None], edges[1:, None]
+        return np.clip(np.minimum(high, at + 1) - np.maximum(low, at), 0, None) * size / n
+
+    if frames.shape[-3:-1] == (size, size):
+        return frames
+    rows, columns = (overlap(n).astype(np.float32) for n in frames.shape[-3:-1])
+    *many, height, width, channels = frames.shape
+    lines = frames.astype(np.float32).reshape(*many, height, width * channels)
+    small = columns @ (rows @ lines).reshape(*many, size, width, channels)
+    return np.rint(small).astype(np.uint8)
 
 
 ENVS = {"dotworld": DotWorld, "tworoom": TwoRoom, "reacher": Reacher, "pusht": PushT, "cube": Cube}

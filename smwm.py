@@ -43,6 +43,8 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import errno
+import glob
 import hashlib
 import json
 import math
@@ -53,18 +55,22 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
+import zipfile
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
+import gymnasium
 import mujoco
 import numpy as np
 import pymunk
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 import envs
@@ -83,11 +89,44 @@ class Encoder(nn.Module):
         for kernel, out in ((size // 16, channels), (2, 2 * channels), (2, 4 * channels)):
             layers += [nn.Conv2d(width, out, kernel, stride=kernel), nn.BatchNorm2d(out), nn.GELU()]
             width = out
-        self.body = nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
+        self.body = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.head = nn.Sequential(nn.Linear(16 * width, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.head(self.body(obs.permute(0, 3, 1, 2).float().div_(-255).add_(1)))
+        x = obs.float().div_(-255).add_(1).permute(0, 3, 1, 2)  # white is 0; channels stay last
+        return self.head(self.body(x).permute(0, 2, 3, 1).flatten(1))
+
+
+class ViT(nn.Module):
+    """f as the paper has it, a ViT-Tiny: (B, S, S, 3) uint8 -> (B, D).
+
+    12 layers of width 192 with 3 heads on patches of 14 px, or of 8 px for S < 112; the CLS token
+    through an MLP with batch norm.
+    """
+
+    def __init__(self, *, size: int, dim: int, width: int = 192, depth: int = 12, heads: int = 3):
+        super().__init__()
+        patch = 14 if size >= 112 else 8
+        self.patches = nn.Conv2d(3, width, patch, stride=patch)
+        self.cls = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + (size // patch) ** 2, width))
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        norm = nn.LayerNorm(width)
+        self.body = nn.TransformerEncoder(layer, depth, norm, enable_nested_tensor=False)
+        self.head = projector(width, dim)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        x = obs.float().div_(-255).add_(1).permute(0, 3, 1, 2)
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.positions
+        return self.head(self.body(x)[:, 0])
+
+
+def projector(width: int, dim: int) -> nn.Sequential:
+    norm = nn.BatchNorm1d(2048)
+    return nn.Sequential(nn.Linear(width, 2048), norm, nn.GELU(), nn.Linear(2048, dim))
 
 
 class Block(nn.Module):
@@ -105,40 +144,110 @@ class Block(nn.Module):
 
 
 class ForwardModel(nn.Module):
-    """g: the next latent from latent and action, (..., D), (..., A) -> (..., D)."""
+    """g: the next latent from the context and the action, (..., C), (..., A) -> (..., D)."""
 
-    def __init__(self, *, dim: int, act_dim: int, width: int, depth: int):
+    def __init__(self, *, dim: int, context_dim: int, act_dim: int, width: int, depth: int):
         super().__init__()
-        self.embed_z, self.embed_act = nn.Linear(dim, width), nn.Linear(act_dim, width)
+        self.dim = dim
+        self.embed_z, self.embed_act = nn.Linear(context_dim, width), nn.Linear(act_dim, width)
         self.blocks = nn.ModuleList(Block(width=width, act_dim=act_dim) for _ in range(depth))
         self.out = nn.Linear(width, dim)
 
-    def forward(self, z: Tensor, act: Tensor) -> Tensor:
-        x = self.embed_z(z) + self.embed_act(act)
+    def forward(self, context: Tensor, act: Tensor) -> Tensor:
+        x = self.embed_z(context) + self.embed_act(act)
         for block in self.blocks:
             x = block(x, act)
-        return z + self.out(x)
+        return context[..., -self.dim :] + self.out(x)
+
+
+class TransformerBlock(nn.Module):
+    """Causal attention and an MLP, each shifted, scaled and gated by the action (AdaLN-zero)."""
+
+    def __init__(self, *, dim: int, heads: int, head_dim: int, hidden: int):
+        super().__init__()
+        self.heads, inner = heads, heads * head_dim
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.qkv, self.out = nn.Linear(dim, 3 * inner, bias=False), nn.Linear(inner, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
+
+    def forward(self, x: Tensor, act: Tensor) -> Tensor:  # (B, T, D) each
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(act).chunk(6, dim=-1)
+        y = self.norm(x) * (1 + scale) + shift
+        q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + gate * self.out(y.transpose(1, 2).flatten(2))
+        return x + gate2 * self.mlp(self.norm(x) * (1 + scale2) + shift2)
+
+
+class TransformerForwardModel(nn.Module):
+    """g as the paper has it: 6 blocks of 16 heads of 64 and an MLP of 2048 over the context's
+    latents, a token each, every one modulated by the action that followed it."""
+
+    def __init__(self, *, dim: int, context_dim: int, act_dim: int, depth: int = 6):
+        super().__init__()
+        self.dim, self.act_dim = dim, act_dim
+        self.history = 1 + (context_dim - dim) // (dim + act_dim)
+        embed = nn.Linear(act_dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim)
+        self.embed_act = nn.Sequential(*embed)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, self.history, dim))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim=dim, heads=16, head_dim=64, hidden=2048) for _ in range(depth)
+        )
+        self.norm, self.head = nn.LayerNorm(dim), projector(dim, dim)
+
+    def forward(self, context: Tensor, act: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(context.shape[:-1], act.shape[:-1])
+        context, act = (x.expand(*shape, -1).flatten(0, -2) for x in (context, act))
+        tokens = torch.cat([context, act], -1).unflatten(-1, (self.history, -1))
+        z, acts = tokens.split((self.dim, self.act_dim), dim=-1)
+        x, acts = z + self.positions, self.embed_act(acts)
+        for block in self.blocks:
+            x = block(x, acts)
+        return self.head(self.norm(x[:, -1])).unflatten(0, shape)
 
 
 class InverseModel(nn.Module):
     """h: the action between two latents, (..., D), (..., D) -> (..., A)."""
 
-    def __init__(self, *, dim: int, act_dim: int, width: int):
+    def __init__(self, *, dim: int, act_dim: int, width: int, depth: int):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(2 * dim, width), nn.GELU(), nn.Linear(width, act_dim))
+        layers = [nn.Linear(2 * dim, width), nn.GELU()]
+        for _ in range(depth - 1):
+            layers += [nn.Linear(width, width), nn.GELU()]
+        self.net = nn.Sequential(*layers, nn.Linear(width, act_dim))
 
     def forward(self, z: Tensor, z_next: Tensor) -> Tensor:
         return self.net(torch.cat([z, z_next], dim=-1))
 
 
 class WorldModel(nn.Module):
-    """The three networks. Actions are standardised; `act_mean` and `act_std` (A,) say how."""
+    """The three networks. Actions are standardised; `act_mean` and `act_std` (A,) say how.
 
-    def __init__(self, *, act_dim, size=64, channels=32, hidden=512, dim=128, width=256, depth=3):
+    The forward model sees a context: z_t alone, the paper's setting, or with a `history` of h > 1
+    the last h latents and the blocks between them, (z_{t-h+1}, a_{t-h+1}, ..., a_{t-1}, z_t)
+    flattened to C = (h - 1) * (D + A) + D entries, zero where there is no past.
+    """
+
+    def __init__(
+        self, *, act_dim, size=64, channels=32, hidden=512, dim=128, width=256, depth=3,
+        history=1, spans=1, encoder="conv",
+    ):  # fmt: skip
         super().__init__()
-        self.encoder = Encoder(size=size, channels=channels, hidden=hidden, dim=dim)
-        self.forward_model = ForwardModel(dim=dim, act_dim=act_dim, width=width, depth=depth)
-        self.inverse_model = InverseModel(dim=dim, act_dim=act_dim, width=width)
+        self.dim, self.context_dim = dim, (history - 1) * (dim + act_dim) + dim
+        sizes = dict(dim=dim, width=width, depth=depth)
+        inputs = dict(context_dim=self.context_dim, act_dim=act_dim)
+        if encoder == "vit":
+            self.encoder = ViT(size=size, dim=dim)
+            self.forward_model = TransformerForwardModel(dim=dim, **inputs)
+        else:
+            self.encoder = Encoder(size=size, channels=channels, hidden=hidden, dim=dim)
+            self.forward_model = ForwardModel(**inputs, **sizes)
+        self.inverse_models = nn.ModuleList(
+            InverseModel(act_dim=span * act_dim, **sizes) for span in range(1, spans + 1)
+        )
         self.register_buffer("act_mean", torch.zeros(act_dim))
         self.register_buffer("act_std", torch.ones(act_dim))
 
@@ -146,20 +255,41 @@ class WorldModel(nn.Module):
         """Images (..., S, S, 3) uint8 to latents (..., D)."""
         return self.encoder(obs.flatten(0, -4)).unflatten(0, obs.shape[:-3])
 
-    def predict(self, z: Tensor, act: Tensor) -> Tensor:
-        """Latents (..., D) and action blocks (..., A) to the next latents (..., D)."""
-        return self.forward_model(z, act)
+    def predict(self, context: Tensor, act: Tensor) -> Tensor:
+        """Contexts (..., C) and action blocks (..., A) to the next latents (..., D)."""
+        return self.forward_model(context, act)
 
-    def infer_action(self, z: Tensor, z_next: Tensor) -> Tensor:
-        """Two consecutive latents (..., D) to the action block between them (..., A)."""
-        return self.inverse_model(z, z_next)
+    def infer_action(self, z: Tensor, z_next: Tensor, span: int = 1) -> Tensor:
+        """Latents (..., D) `span` blocks apart to the blocks between them, (..., span * A)."""
+        return self.inverse_models[span - 1](z, z_next)
 
-    def rollout(self, z: Tensor, acts: Tensor) -> Tensor:
-        """Imagine: latents (..., D) and blocks (..., H, A) to latents (..., H+1, D), z first."""
-        latents = [z]
+    def advance(self, context: Tensor, act: Tensor, z_next: Tensor) -> Tensor:
+        """The next step's context (..., C): z_next itself without a history."""
+        return torch.cat([context, act, z_next], dim=-1)[..., -self.context_dim :]
+
+    def contexts(self, z: Tensor, act: Tensor) -> Tensor:
+        """The context of every step, (B, T, D), (B, T-1, A) -> (B, T, C)."""
+        contexts = [F.pad(z[:, 0], (self.context_dim - self.dim, 0))]
+        for t in range(act.shape[1]):
+            contexts.append(self.advance(contexts[-1], act[:, t], z[:, t + 1]))
+        return torch.stack(contexts, dim=1)
+
+    def observe(self, obs: Tensor, past: Tensor | None = None) -> Tensor:
+        """The context (B, C) of the present. obs: (B, S, S, 3) uint8; or, with a history, the last
+        T frames (B, T, S, S, 3), a block apart, and the `past` blocks (B, T-1, A) between them, in
+        env units."""
+        z = self.encode(obs)
+        if past is None:
+            z, past = z[:, None], z.new_zeros(len(z), 0, len(self.act_mean))
+        return self.contexts(z, (past - self.act_mean) / self.act_std)[:, -1]
+
+    def rollout(self, context: Tensor, acts: Tensor) -> Tensor:
+        """Imagine: contexts (..., C), blocks (..., H, A) to latents (..., H+1, D), z_t first."""
+        latents = [context[..., -self.dim :]]
         for act in acts.unbind(-2):
-            latents.append(self.predict(latents[-1], act))
-        return torch.stack(torch.broadcast_tensors(*latents), dim=-2)
+            latents.append(self.predict(context, act))
+            context = self.advance(context, act, latents[-1])
+        return torch.stack(latents, dim=-2)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -167,32 +297,47 @@ class WorldModel(nn.Module):
 # ------------------------------------------------------------------------------------------------
 
 
-def prediction_losses(model: WorldModel, obs: Tensor, act: Tensor) -> tuple[Tensor, dict]:
-    """The latents (B, T, D) of a batch, and its forward and inverse losses, per element."""
+def prediction_losses(model: WorldModel, obs: Tensor, act: Tensor, rollout=1, spans=1):
+    """The latents (B, T, D) of a batch, and its forward and inverse losses, per element.
+
+    Options beyond the paper's loss, off by default: with `rollout` > 1 the forward model is also
+    trained on 2 to `rollout` steps of its own predictions; with `spans` > 1 an inverse model also
+    tells the blocks between latents 2 to `spans` blocks apart. Losses are means over these.
+    """
     z = model.encode(obs)
-    z_now, z_next = z[:, :-1], z[:, 1:]
     # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2; the target is NOT detached: the encoder learns from
     # both sides, and only L_inv keeps it from making both constant.
-    forward_loss = F.mse_loss(model.predict(z_now, act), z_next)
+    errors, context = [], model.contexts(z, act)[:, :-1]
+    for step in range(rollout):
+        later = act[:, step:]
+        context = context[:, : later.shape[1]]
+        z_hat = model.predict(context, later)
+        errors.append(F.mse_loss(z_hat, z[:, step + 1 :]))
+        context = model.advance(context, later, z_hat)
+    forward_loss = torch.stack(errors).mean()
     # L_inv = mean ||h(z_t, z_{t+1}) - a_t||^2
-    inverse_loss = F.mse_loss(model.infer_action(z_now, z_next), act)
+    errors = []
+    for span in range(1, spans + 1):
+        acts = act.unfold(1, span, 1).transpose(2, 3).flatten(2)  # (B, T-span, span * A)
+        errors.append(F.mse_loss(model.infer_action(z[:, :-span], z[:, span:], span), acts))
+    inverse_loss = torch.stack(errors).mean()
     std = z.detach().float().flatten(0, 1).var(0).mean().sqrt()  # of an entry; 0 when collapsed
     return z, {"forward_loss": forward_loss, "inverse_loss": inverse_loss, "latent_std": std}
 
 
-def smwm(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 10.0, generator=None):
+def smwm(model, obs: Tensor, act: Tensor, *, lam=10.0, generator=None, **options):
     """The method: L = L_fwd + lam * L_inv."""
-    _, parts = prediction_losses(model, obs, act)
+    _, parts = prediction_losses(model, obs, act, **options)
     return parts["forward_loss"] + lam * parts["inverse_loss"], parts
 
 
-def forward(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 0.0, generator=None):
+def forward(model, obs: Tensor, act: Tensor, *, lam=0.0, generator=None, **options):
     """The ablation: L = L_fwd. It collapses. (L_inv is reported; its head is not trained.)"""
-    _, parts = prediction_losses(model, obs, act)
+    _, parts = prediction_losses(model, obs, act, **options)
     return parts["forward_loss"], parts
 
 
-def sigreg(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 0.1, generator=None):
+def sigreg(model, obs: Tensor, act: Tensor, *, lam=0.1, generator=None, **options):
     """The baseline LeWorldModel (arXiv 2603.19312): L = L_fwd + lam * SIGReg(z), no inverse term.
 
     SIGReg (LeJEPA, arXiv 2511.08544) pushes the latents of a time step towards N(0, I): the mean,
@@ -202,7 +347,7 @@ def sigreg(model: WorldModel, obs: Tensor, act: Tensor, *, lam: float = 0.1, gen
 
     by the trapezoid rule on 17 points of [0, 3], doubled since the integrand is even in t.
     """
-    z, parts = prediction_losses(model, obs, act)
+    z, parts = prediction_losses(model, obs, act, **options)
     u = torch.randn(z.shape[-1], 1024, generator=generator, device=z.device)
     x = z.float() @ F.normalize(u, dim=0)  # (B, T, 1024)
     t = torch.linspace(0, 3, 17, device=z.device)
@@ -232,16 +377,30 @@ def expect(condition, message: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path):
-    """Yield a temporary name beside `path`; on success it becomes `path`, on failure it goes."""
+    """Yield a temporary name beside `path`; on success it becomes `path`, on failure it goes.
+
+    What a killed process left under such a name goes too.
+    """
+
+    def remove(temporary: Path) -> None:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        try:
+            os.kill(int(left.name.split(".")[-2]), 0)
+        except ProcessLookupError:
+            remove(left)
+        except (PermissionError, ValueError):
+            pass  # somebody else's, or not ours at all
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 def write_json(path: Path, value) -> None:
@@ -268,7 +427,12 @@ def progress(items, label: str, total: int | None = None):
             shown = now
 
 
-def make_env(env: str, variant: str, size: int) -> envs.PixelEnv:
+def make_env(env: str, variant: str, size: int) -> envs.PixelEnv | envs.Adapted:
+    if env.startswith("gymnasium:"):
+        try:
+            return envs.Adapted(env.removeprefix("gymnasium:"), size=size)
+        except ValueError as error:
+            raise InputError(f"--env {error}") from error
     return envs.ENVS[env](**envs.ENVS[env].VARIANTS[variant], size=size)
 
 
@@ -290,69 +454,89 @@ def collect(
     count = max(1, round(frames / episode))
     meta = dict(env=env, variant=variant, size=size, episodes=count, episode_frames=episode)
     meta |= dict(seed=seed, numpy=np.__version__, mujoco=mujoco.__version__, pymunk=pymunk.version)
+    meta |= {"gymnasium": gymnasium.__version__} if env.startswith("gymnasium:") else {}
     meta["envs.py"] = hashlib.sha256(Path(envs.__file__).read_bytes()).hexdigest()
     key = hashlib.sha256(json.dumps(meta).encode()).hexdigest()[:8]
-    path = Path(root) / f"{env}-{variant}-{size}px-{count}x{episode}-s{seed}-{key}"
+    name = re.sub(r"[^\w.-]+", "-", f"{env}-{variant}")
+    path = Path(root) / f"{name}-{size}px-{count}x{episode}-s{seed}-{key}"
     if path.exists():
         return path
     world = make_env(env, variant, size)
-    shapes = {
-        "frames": ((count * episode, size, size, 3), np.uint8),
-        "actions": ((count * episode, *world.action_space.shape), np.float32),
-        "states": ((count * episode, *world.state().shape), np.float64),
-    }
+    state, action = world.reset(seed=seed)[1]["state"], world.action_space.sample()
+    meta |= {"columns": world.columns} if hasattr(world, "columns") else {}
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with replacing(path) as folder:
         folder.mkdir()
-        for name, (shape, dtype) in shapes.items():
-            array = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
-                with open(folder / f"{name}.npy", "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
-        np.save(folder / "episode_ends.npy", np.arange(1, count + 1) * episode)
-        write_json(folder / "meta.json", meta)
+        create_arrays(folder, count * episode, size, len(action), len(state))
         job = partial(_collect_episode, folder, env, variant, size, episode, seed)
-        pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        pool = ProcessPoolExecutor(workers, context, _start_worker)
         try:
             chunk = max(1, min(8, count // (4 * workers)))
             episodes = pool.map(job, range(count), chunksize=chunk)
-            for _ in progress(episodes, f"collect {env}", count):
-                pass
+            ends = [end for part in progress(episodes, f"collect {env}", count) for end in part]
         except BrokenExecutor as error:
             raise InputError(
                 f"collect {env}: a process died ({error}); is there memory?"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+        np.save(folder / "episode_ends.npy", np.array(ends))
+        write_json(folder / "meta.json", meta)
     return path
+
+
+def create_arrays(folder: Path, rows: int, size: int, act_entries: int, state_entries: int):
+    """Empty frames, actions and states, memory-mapped, their place on the disk taken."""
+    arrays = []
+    for name, shape, dtype in (
+        ("frames", (rows, size, size, 3), np.uint8),
+        ("actions", (rows, act_entries), np.float32),
+        ("states", (rows, state_entries), np.float64),
+    ):
+        path = folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+        arrays.append(array)
+    return arrays
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and go when it goes, however it goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def describe(data: "Dataset", s: "Settings", span: int = 25) -> None:
     """Print what windows of `span` env steps hold: how far things move, how many tasks they are."""
-    world, states = make_env(s.env, s.variant, s.size), data.states.numpy()
-    print(f"{len(states)} frames, {len(data.ends)} episodes; over windows of {span} steps:")
+    print(f"{len(data.frames)} frames, {len(data.ends)} episodes; over windows of {span} steps:")
     if np.diff(data.ends, prepend=0).max() <= span:
         return print("  no episode is that long")
     rows = np.concatenate([data.windows(split, span).numpy() for split in data.episodes])
     print(f"  {'change of':<30}{'median':>10}{'90%':>10}{'share that moves':>20}")
-    for name, values in world.probe_targets(states).items():
+    for name, values in data.targets(s).items():
         change = np.linalg.norm(values[rows + span] - values[rows], axis=1)
         middle, high = np.quantile(change, (0.5, 0.9))
         moves = 100 * np.mean(change > 0.05 * np.linalg.norm(np.ptp(values, axis=0)))
         print(f"  {name:<30}{middle:10.3f}{high:10.3f}{moves:19.1f}%")
-    some = rows[:: max(1, len(rows) // 2000)]
-    solved = [world.is_success(states[row], states[row + span]) for row in some]
-    print(f"  windows that are solved at the start: {100 * np.mean(solved):.1f}%")
-    random = run_random_policy(data, s) >= 0
-    low, high = interval95(random)
-    result = f"{percent(random):.1f}% [{low:.0f}, {high:.0f}]"
-    print(f"  random policy on {len(random)} planning tasks: {result}")
+    if world := data.world(s):
+        some, states = rows[:: max(1, len(rows) // 2000)], data.states.numpy()
+        solved = [world.is_success(states[row], states[row + span]) for row in some]
+        print(f"  windows that are solved at the start: {100 * np.mean(solved):.1f}%")
+        random = run_random_policy(data, s) >= 0
+        low, high = interval95(random)
+        result = f"{percent(random):.1f}% [{low:.0f}, {high:.0f}]"
+        print(f"  random policy on {len(random)} planning tasks: {result}")
 
 
-def _collect_episode(folder, env, variant, size, episode, seed, index) -> None:
+def _collect_episode(folder, env, variant, size, episode, seed, index) -> list[int]:
+    """Fill the rows of job `index`; returns where episodes end: after the last row, and before it
+    where the environment ended one (never in the five, whose episodes end at a goal only)."""
     world = make_env(env, variant, size)
-    here = slice(index * episode, (index + 1) * episode)
+    here, ends = slice(index * episode, (index + 1) * episode), []
     frames, actions, states = (
         np.load(folder / f"{name}.npy", mmap_mode="r+")[here]
         for name in ("frames", "actions", "states")
@@ -364,23 +548,169 @@ def _collect_episode(folder, env, variant, size, episode, seed, index) -> None:
         frames[t], states[t] = obs, info["state"]
         if t < episode - 1:
             actions[t] = np.clip(policy(world), -1, 1)
-            obs, _, _, _, info = world.step(actions[t])
+            obs, _, terminated, truncated, info = world.step(actions[t])
+            if terminated or truncated:
+                ends.append(here.start + t + 1)
+                obs, info = world.reset()
+    return [*ends, here.stop]
+
+
+def import_data(source: str | Path, size: int, root: str | Path = "data") -> Path:
+    """Other people's data as a dataset folder of `size` px, made once, in chunks of rows.
+
+    Takes an .npz (frames, actions, episode_ends, and states if any), an HDF5 file as of the
+    LeWorldModel collection (see `read_hdf5`), or a dataset folder with frames of another size.
+    Frames (F, H, W, 3) uint8 of any H and W are resized by area. Returns the folder.
+    """
+    source = Path(source)
+    expect(source.exists(), f"{source}: expected a dataset, found nothing; check --data")
+    stat = (source / "frames.npy" if source.is_dir() else source).stat()
+    key = repr((str(source.resolve()), stat.st_size, stat.st_mtime_ns, size)).encode()
+    path = Path(root) / f"{source.stem}-{size}px-{hashlib.sha256(key).hexdigest()[:8]}"
+    if path.exists():
+        return path
+    readers = {".npz": read_npz, ".h5": read_hdf5, ".hdf5": read_hdf5, "": read_folder}
+    kind = "" if source.is_dir() else source.suffix
+    expect(kind in readers, f"{source}: expected a folder, .npz, .h5 or .hdf5; convert it to one")
+    try:
+        with readers[kind](source) as (shape, chunks, actions, states, ends):
+            good = len(shape) == 4 and shape[3] == 3 and shape[0] and actions.ndim == 2
+            where = f"{source}: expected frames (F, H, W, 3), F > 0, and actions (F, m),"
+            expect(good, f"{where} got {tuple(shape)} and {actions.shape}")
+            rows, columns = shape[0], {}
+            for name, array in {"actions": actions, **states}.items():
+                where = f"{source}: expected {rows} rows of {name}, one a frame,"
+                expect(len(array) == rows, f"{where} got {len(array)}")
+            for name, array in states.items():
+                columns[name] = math.prod(array.shape[1:])
+            actions = actions.astype(np.float32)
+            actions[ends[(ends > 0) & (ends <= rows)] - 1] = 0  # not used, and often NaN
+            with replacing(path) as folder:
+                folder.mkdir(parents=True)
+                sizes = actions.shape[1], sum(columns.values())
+                into, acts, stacked = create_arrays(folder, rows, size, *sizes)
+                acts[:], done = actions, 0
+                at = 0
+                for name, width in columns.items():
+                    stacked[:, at : at + width] = states[name].reshape(rows, -1)
+                    at += width
+                total = math.ceil(rows / CHUNK)
+                for frames in progress(chunks(CHUNK), f"read {source.name}", total):
+                    message = f"{source}: expected uint8 frames, got {frames.dtype}"
+                    expect(frames.dtype == np.uint8, f"{message}; store them as 0 to 255")
+                    into[done : done + len(frames)] = envs.resize(frames, size)
+                    done += len(frames)
+                np.save(folder / "episode_ends.npy", ends)
+                write_json(folder / "meta.json", {"source": str(source), "columns": columns})
+                Dataset(folder)  # refuses what is not whole
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise InputError(f"{source}: expected a whole dataset, got: {error}") from error
+    return path
+
+
+CHUNK = 1000  # rows in memory at a time
+
+
+@contextlib.contextmanager
+def read_npz(source: Path):
+    """Frames are read from the archive as a stream: they need not fit in memory."""
+    arrays = np.load(source, allow_pickle=False)
+    archive = zipfile.ZipFile(source)
+    missing = {"frames", "actions", "episode_ends"} - {*arrays.files}
+    expect(not missing, f"{source}: expected frames, actions and episode_ends, no {missing} there")
+    with archive.open("frames.npy") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0
+        header = header if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, column_major, dtype = header(file)
+        good = not (column_major or dtype.hasobject)
+        expect(good, f"{source}: expected numbers in C order in frames, got {dtype}")
+        row = math.prod(shape[1:]) * dtype.itemsize
+
+        def chunks(count: int):
+            for start in range(0, shape[0], count):
+                n = min(count, shape[0] - start)
+                yield np.frombuffer(file.read(n * row), dtype).reshape(n, *shape[1:])
+
+        states = {"states": arrays["states"]} if "states" in arrays.files else {}
+        yield shape, chunks, arrays["actions"], states, arrays["episode_ends"]
+
+
+@contextlib.contextmanager
+def read_hdf5(source: Path):
+    """One row a step: `pixels` (F, H, W, 3), `action` (F, m), any other numbers as states; episodes
+    by `ep_len` and `ep_offset`, or by a column that numbers them (stable-worldmodel 0.1.1)."""
+    try:
+        import h5py  # only for such files: pip install h5py
+    except ImportError as error:
+        raise InputError(f"{source}: reading HDF5 needs h5py; pip install h5py") from error
+    with h5py.File(source, "r") as file:
+        missing = {"pixels", "action"} - {*file}
+        expect(not missing, f"{source}: expected pixels and action, no {missing} there")
+        pixels, index = file["pixels"], [name for name in EPISODE_COLUMNS if name in file]
+        if "ep_len" in file:
+            ends = np.cumsum(file["ep_len"][:])
+            starts = file["ep_offset"][:] if "ep_offset" in file else ends - file["ep_len"][:]
+            good = np.array_equal(starts, ends - file["ep_len"][:])
+            expect(good, f"{source}: expected episodes one after the other, ep_offset says not so")
+        else:
+            expect(index, f"{source}: expected ep_len, or one of {', '.join(EPISODE_COLUMNS)}")
+            numbers = np.ravel(file[index[0]][:])
+            ends = np.append(np.flatnonzero(np.diff(numbers)) + 1, len(numbers))
+        others = [name for name in file if name not in {"pixels", "action", "ep_len", "ep_offset"}]
+        others = [name for name in others if name not in (*EPISODE_COLUMNS, "step_idx")]
+        states = {
+            name: file[name][:]
+            for name in others
+            if file[name].dtype.kind in "biuf" and len(file[name].shape) in (1, 2)
+        }
+
+        def chunks(count: int):
+            for start in range(0, len(pixels), count):
+                yield pixels[start : start + count]
+
+        yield pixels.shape, chunks, file["action"][:], states, ends
+
+
+EPISODE_COLUMNS = ("episode_idx", "ep_idx", "episode_index", "episode_id")
+
+
+@contextlib.contextmanager
+def read_folder(source: Path):
+    load = partial(np.load, mmap_mode="r", allow_pickle=False)
+    frames, actions, ends = (
+        load(source / f"{name}.npy") for name in ("frames", "actions", "episode_ends")
+    )
+    there = (source / "states.npy").exists()
+    states = {"states": load(source / "states.npy")} if there else {}
+
+    def chunks(count: int):
+        for start in range(0, len(frames), count):
+            yield frames[start : start + count]
+
+    yield frames.shape, chunks, actions, states, ends
 
 
 class Dataset:
     """Episodes of frames (F, S, S, 3) uint8, actions (F, m) and states (F, d), memory-mapped.
 
-    Row t of `actions` was taken after frame t. A fixed tenth of the episodes is held out. Raises
-    InputError, naming the file and the fault, for anything that is not a whole dataset.
+    Row t of `actions` was taken after frame t. `states` has no entries where they are not known.
+    A fixed tenth of the episodes is held out. Raises InputError, naming the file and the fault,
+    for anything that is not a whole dataset.
     """
 
     def __init__(self, path: str | Path):
         self.path = path = Path(path)
         try:
-            self.meta = json.loads((path / "meta.json").read_text())
+            meta = path / "meta.json"
+            self.meta = json.loads(meta.read_text()) if meta.exists() else {}
             load = partial(np.load, mmap_mode="c", allow_pickle=False)
-            names = ("frames", "actions", "states", "episode_ends")
-            frames, actions, states, ends = (load(path / f"{name}.npy") for name in names)
+            names = ("frames", "actions", "episode_ends")
+            frames, actions, ends = (load(path / f"{name}.npy") for name in names)
+            there = (path / "states.npy").exists()
+            states = load(path / "states.npy") if there else np.zeros((len(frames), 0))
         except (OSError, ValueError) as error:
             message = f"{path}: expected a dataset folder, got: {error}; collect it anew"
             raise InputError(message) from error
@@ -391,18 +721,40 @@ class Dataset:
         rows = len(frames)
         for name, array in (("actions", actions), ("states", states)):
             where = f"{path}/{name}.npy: expected"
-            good = array.ndim == 2 and len(array) == rows
-            expect(good, f"{where} ({rows}, n), a row a frame, got {array.shape}")
+            good = array.ndim == 2 and len(array) == rows and array.dtype.kind in "fiu"
+            found = f"{array.dtype} {array.shape}"
+            expect(good, f"{where} numbers ({rows}, n), a row a frame, got {found}")
             bad = np.append(np.flatnonzero(~np.isfinite(array).all(1)), rows)[0]
             expect(bad == rows, f"{where} finite numbers, row {bad} is {array[bad % rows]}")
-        good = (
-            ends.ndim == 1 and len(ends) and ends[-1] == rows and np.diff(ends, prepend=0).min() > 0
-        )
+        expect(actions.shape[1], f"{path}/actions.npy: expected an entry or more a row, got none")
+        good = ends.ndim == 1 and len(ends) and ends.dtype.kind in "iu"
+        good = good and ends[-1] == rows and np.diff(ends, prepend=0).min() > 0
         expect(good, f"{path}/episode_ends.npy: expected increasing ends up to {rows}, got {ends}")
+        expect(len(ends) > 1, f"{path}: expected two episodes or more, one to hold out, got one")
+        actions, states = actions.astype(np.float32, copy=False), states.astype(float, copy=False)
         self.frames, self.actions, self.states = map(torch.from_numpy, (frames, actions, states))
         self.size, self.ends = frames.shape[1], ends
         held_out = np.random.default_rng(0).permutation(len(ends)) < max(1, len(ends) // 10)
         self.episodes = {"train": np.flatnonzero(~held_out), "test": np.flatnonzero(held_out)}
+
+    def world(self, s: "Settings") -> envs.PixelEnv | None:
+        """The environment whose states and actions these are, if it is one of the five."""
+        world = make_env(s.env, s.variant, s.size) if s.env in envs.ENVS else None
+        sizes = self.states.shape[1], self.actions.shape[1]
+        return world if world and sizes == (len(world.state()), *world.action_space.shape) else None
+
+    def targets(self, s: "Settings") -> dict[str, np.ndarray]:
+        """What the latent is probed for, name -> (F, j): the environment's quantities, or what the
+        columns of the states are."""
+        states, world = self.states.numpy(), self.world(s)
+        columns = self.meta.get("columns", {"states": states.shape[1]} if states.shape[1] else {})
+        return world.probe_targets(states) if world else envs.split_columns(states, columns)
+
+    def hold_on(self, device: torch.device) -> None:
+        """Move the frames to a GPU if they take at most half of its free memory."""
+        if device.type == "cuda":
+            if self.frames.numel() < torch.cuda.mem_get_info(device)[0] / 2:
+                self.frames = self.frames.to(device)
 
     def windows(self, split: str, span: int) -> Tensor:
         """First rows of all windows that stay within one episode for `span` further rows."""
@@ -425,7 +777,9 @@ class Dataset:
     def batch(self, rows: Tensor, time: int, block: int) -> tuple[Tensor, Tensor]:
         """Windows from rows (B,) on: obs (B, T, S, S, 3), `block` rows apart, act (B, T-1, A)."""
         at = rows[:, None] + block * torch.arange(time)
-        return self.frames[at], self.blocks(rows, time - 1, block)
+        obs, act = self.frames[at.to(self.frames.device)], self.blocks(rows, time - 1, block)
+        pin = torch.cuda.is_available()  # pinned memory is copied to a GPU while it computes
+        return (x.pin_memory() if pin and x.device.type == "cpu" else x for x in (obs, act))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -433,13 +787,35 @@ class Dataset:
 # ------------------------------------------------------------------------------------------------
 
 
-def train(model: WorldModel, data: Dataset, s: "Settings", log=None) -> dict:
+class Objective(nn.Module):
+    """The loss of a batch as a module, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: WorldModel, s: "Settings", generator: torch.Generator):
+        super().__init__()
+        self.model = model
+        options = dict(lam=s.lam, rollout=s.rollout, spans=s.spans, generator=generator)
+        self.loss = partial(METHODS[s.method], **options)
+
+    def forward(self, obs: Tensor, act: Tensor) -> tuple[Tensor, dict]:
+        """obs (B, T, S, S, 3) uint8, act (B, T-1, A) in env units -> loss, detached parts."""
+        act = (act - self.model.act_mean) / self.model.act_std
+        loss, parts = self.loss(self.model, obs, act)
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def train(model: WorldModel, data: Dataset, s: "Settings", log=None, save=None, resume=None):
     """Train `model` in place, on the device it is on; returns the metrics of the last steps.
 
-    `log(row)`, if given, is called with a dict a logged step. Raises InputError if the loss
-    is not finite.
+    `log(row)`, if given, is called with a dict a logged step; `save(state)` every minute with all
+    that continuing needs besides the model's weights: given back as `resume`, training goes on as
+    if it had not stopped, bit for bit on a CPU. Under torchrun each process takes its part of
+    every batch and the gradients are averaged. Raises InputError if the loss is not finite.
     """
     device = model.act_mean.device
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    message = f"--batch: expected a multiple of the {world} processes, got {s.batch}"
+    expect(s.batch % world == 0, message)
+    data.hold_on(device)
     rows = data.windows("train", s.block * (s.sequence - 1))
     acts = data.blocks(data.windows("train", s.block), 1, s.block)[:, 0]
     model.act_mean.copy_(acts.mean(0))
@@ -449,32 +825,58 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None) -> dict:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps, pct_start=0.1)
     sampler = torch.Generator().manual_seed(s.seed)
     generator = torch.Generator(device).manual_seed(s.seed)
-    loss_fn = partial(METHODS[s.method], lam=s.lam, generator=generator)
+    objective = Objective(model, s, generator)
+    if world > 1:
+        if device.type == "cuda":  # on CPUs each process normalises by its own part of the batch
+            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+        unused = s.method != "smwm"  # their inverse model is only watched
+        objective = nn.parallel.DistributedDataParallel(objective, find_unused_parameters=unused)
+    keep = {"optimizer": optimizer, "schedule": schedule}
+    random = {"sampler": sampler, "generator": generator}
+    first, recent, before = 0, [], 0.0
+    if resume:
+        for name, part in keep.items():
+            part.load_state_dict(resume[name])
+        for name, part in random.items():
+            part.set_state(resume[name].cpu())
+        first, recent, before = resume["step"], [*resume["recent"].to(device)], resume["seconds"]
     model.train()
-    start, recent = time.perf_counter(), []
-    for step in progress(range(1, s.steps + 1), f"train {s.method}"):
-        at = rows[torch.randint(len(rows), (s.batch,), generator=sampler)]
-        obs, act = (x.to(device, non_blocking=True) for x in data.batch(at, s.sequence, s.block))
+    start = saved = time.perf_counter()
+    for step in progress(range(first + 1, s.steps + 1), f"train {s.method}"):
+        at = rows[torch.randint(len(rows), (s.batch,), generator=sampler)][rank::world]
+        batch = data.batch(at, s.sequence, s.block)
+        obs, act = (x.to(device, non_blocking=True) for x in batch)
         with autocast(device, s.precision):
-            loss, parts = loss_fn(model, obs, (act - model.act_mean) / model.act_std)
+            loss, parts = objective(obs, act)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        recent.append(torch.stack([loss.detach(), *(p.detach() for p in parts.values())]))
+        recent.append(torch.stack([loss.detach(), *parts.values()]))
         if step % s.log_every == 0 or step == s.steps:
-            means = torch.stack(recent).mean(0).tolist()
-            recent, seconds = [], time.perf_counter() - start
+            means = torch.stack(recent).mean(0)
+            if world > 1:
+                dist.all_reduce(means.div_(world))
+            means, recent, seconds = means.tolist(), [], before + time.perf_counter() - start
             row = {"step": step, "seconds": seconds, "lr": schedule.get_last_lr()[0]}
             row |= dict(zip(("loss", *parts), means, strict=True))
             message = f"training: the loss became {means[0]} by step {step}; try a smaller --lr"
             expect(math.isfinite(means[0]), message)
             if log:
                 log(row)
+        if save and time.perf_counter() - saved > SAVE_EVERY and step < s.steps:
+            saved = time.perf_counter()
+            state = {"step": step, "seconds": before + saved - start}
+            state["recent"] = torch.stack(recent) if recent else torch.zeros(0)
+            state |= {name: part.state_dict() for name, part in keep.items()}
+            save(state | {name: part.get_state() for name, part in random.items()})
     model.eval()
     rate = s.steps * s.batch * s.sequence / seconds
     metrics = {"steps": s.steps, "seconds": seconds, "frames_per_second": rate}
     return metrics | {name: row[name] for name in parts}
+
+
+SAVE_EVERY = 60.0  # seconds between checkpoints
 
 
 def autocast(device: torch.device, precision: str):
@@ -524,6 +926,7 @@ def plan(
     obs: Tensor,
     goal_obs: Tensor,
     *,
+    past: Tensor | None = None,
     horizon: int = 5,
     samples: int = 300,
     elites: int = 30,
@@ -532,31 +935,35 @@ def plan(
     high: float = 1.0,
     seed: int = 0,
     rows: int = 6000,
+    precision: str = "auto",
 ) -> Tensor:
     """Action blocks (B, H, A), in env units within [low, high], towards goal images.
 
     obs, goal_obs: (B, S, S, 3) uint8. The cost of a sequence is the squared distance of the last
-    imagined latent to the goal's. Both images are encoded once. On a CPU the tasks are planned in
-    groups of `rows` samples, which fit its cache; the result does not depend on it.
+    imagined latent to the goal's. Both images are encoded once; `past` as in `observe`. On a CPU
+    the tasks are planned in groups of `rows` samples, which fit its cache; the result does not
+    depend on it.
     """
     device, dim = model.act_mean.device, len(model.act_mean)
-    z, z_goal = model.encode(torch.stack([obs, goal_obs]).to(device))  # (B, D) each
     lower, upper = ((bound - model.act_mean) / model.act_std for bound in (low, high))
+    now = model.observe(obs.to(device), past if past is None else past.to(device))  # (B, C)
+    z_goal = model.encode(goal_obs.to(device))  # (B, D)
 
-    def cost(z, z_goal, acts):  # (B, D), (B, D), (B, N, H, A) -> (B, N)
-        acts = acts.clamp(lower, upper)
-        z = z[:, None]  # (B, 1, D), broadcast over the samples
-        for act in acts.unbind(2):
-            z = model.predict(z, act)
-        return (z - z_goal[:, None]).square().sum(-1)
+    def cost(context, z_goal, acts):  # (B, C), (B, D), (B, N, H, A) -> (B, N)
+        context = context[:, None].expand(-1, acts.shape[1], -1)
+        for act in acts.clamp(lower, upper).unbind(2):
+            z = model.predict(context, act)
+            context = model.advance(context, act, z)
+        return (z.float() - z_goal[:, None]).square().sum(-1)
 
-    group = max(1, rows // samples) if device.type == "cpu" else len(z)
+    group = max(1, rows // samples) if device.type == "cpu" else len(now)
     sizes, plans = dict(samples=samples, elites=elites, iterations=iterations), []
-    for z_part, goal_part in zip(z.split(group), z_goal.split(group), strict=True):
-        mean = torch.zeros(len(z_part), horizon, dim, device=device)
+    for now_part, goal_part in zip(now.split(group), z_goal.split(group), strict=True):
+        mean = torch.zeros(len(now_part), horizon, dim, device=device)
         generator = torch.Generator(device).manual_seed(seed)
-        cost_fn = partial(cost, z_part, goal_part)
-        plans.append(cem(cost_fn, mean, torch.ones_like(mean), generator=generator, **sizes))
+        cost_fn = partial(cost, now_part, goal_part)
+        with autocast(device, precision):
+            plans.append(cem(cost_fn, mean, torch.ones_like(mean), generator=generator, **sizes))
     return torch.cat(plans).clamp(lower, upper) * model.act_std + model.act_mean
 
 
@@ -565,19 +972,32 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
 
     A task is solved when the environment's criterion holds at any step within the budget. Every
     method and seed meets the same tasks. Returns the metrics and the trajectories: states
-    (tasks, budget+1, d), goals (tasks, d), first solved step or -1.
+    (tasks, budget+1, d), goals (tasks, d), first solved step or -1, and `imagined` (tasks,
+    budget/k + 1, d): for what was imagined after each block, the state of the training frame with
+    the nearest latent (there is no decoder).
     """
-    starts, goals, goal_obs = planning_tasks(data, s)
+    rows, device = planning_tasks(data, s), model.act_mean.device
+    goal_obs = data.frames[rows + s.goal_offset]
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
+    shown = np.sort(np.random.default_rng(0).permutation(data.windows("train", 0))[:10_000])
+    z_shown = encode_all(model, data.frames[shown])
+    imagined = data.states[rows][:, None].repeat(1, s.budget // s.block + s.horizon, 1).numpy()
     spent = []
 
-    def planner(obs: Tensor, active: np.ndarray, step: int) -> Tensor:
+    def planner(obs: Tensor, past: Tensor, active: np.ndarray, step: int) -> Tensor:
         began = time.perf_counter()
-        acts = plan(model, obs, goal_obs[active], **sizes, seed=step).cpu()
+        goals = goal_obs[active]
+        acts = plan(model, obs, goals, past=past, **sizes, seed=step, precision=s.precision)
         spent.append((time.perf_counter() - began) / len(active))
-        return acts.reshape(len(active), s.horizon * s.block, -1)
+        with torch.inference_mode():
+            now = model.observe(obs.to(device), past.to(device))
+            z = model.rollout(now, (acts - model.act_mean) / model.act_std)[:, 1:].cpu()
+        nearest = torch.cdist(z.flatten(0, 1), z_shown).argmin(1).reshape(z.shape[:2])
+        blocks = step // s.block + np.arange(1, s.horizon + 1)
+        imagined[active[:, None], blocks] = data.states[shown[nearest]]
+        return acts.cpu().reshape(len(active), s.horizon * s.block, -1)
 
-    states, solved = run_tasks(planner, starts, goals, s, "plan")
+    states, goals, solved = run_tasks(planner, data, s, "plan")
     solved_random = run_random_policy(data, s)
     metrics = {"tasks": len(solved), "unsolved_tasks": int((solved != 0).sum())}
     for suffix, among in (("", solved >= -1), ("_unsolved", solved != 0)):
@@ -585,52 +1005,110 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
         metrics[f"interval95{suffix}"] = interval95(solved[among] >= 0)
         metrics[f"random{suffix}"] = percent(solved_random[among] >= 0)
     metrics["seconds_per_plan"] = float(np.mean(spent)) if spent else None
-    return metrics, {"states": states, "goals": goals, "solved": solved}
+    imagined = imagined[:, : s.budget // s.block + 1]
+    return metrics, {"states": states, "goals": goals, "solved": solved, "imagined": imagined}
 
 
-def planning_tasks(data: Dataset, s: "Settings") -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """Start states, goal states and goal frames; they depend on the dataset alone."""
-    rows = data.windows("test", s.goal_offset).numpy()
-    rows = np.random.default_rng(0).permutation(rows)[: s.tasks]
-    goals = rows + s.goal_offset
-    return data.states[rows].numpy(), data.states[goals].numpy(), data.frames[goals]
+def planning_tasks(data: Dataset, s: "Settings") -> np.ndarray:
+    """The rows where tasks start: two blocks or more into an episode, past enough for a history."""
+    lead = max(2, s.history - 1) * s.block
+    rows = lead + data.windows("test", lead + s.goal_offset).numpy()
+    return np.random.default_rng(0).permutation(rows)[: s.tasks]
 
 
 def run_random_policy(data: Dataset, s: "Settings") -> np.ndarray:
     """First solved step of each task, or -1, under uniform random actions."""
     rng, steps = np.random.default_rng(1), s.horizon * s.block
 
-    def policy(obs: Tensor, active: np.ndarray, step: int) -> np.ndarray:
+    def policy(obs: Tensor, past: Tensor, active: np.ndarray, step: int) -> np.ndarray:
         return rng.uniform(-1, 1, (len(active), steps, data.actions.shape[1]))
 
-    return run_tasks(policy, *planning_tasks(data, s)[:2], s, "random policy")[1]
+    return run_tasks(policy, data, s, "random policy")[2]
 
 
-def run_tasks(policy, starts: np.ndarray, goals: np.ndarray, s: "Settings", label: str):
-    """Run policy(obs, active, step) -> (n, steps, m) on all tasks until solved or out of budget.
+def run_tasks(policy, data: Dataset, s: "Settings", label: str):
+    """Run policy(obs, past, active, step) -> (n, steps, m) on the tasks not solved yet.
 
-    obs (n, S, S, 3) shows the tasks that are not solved yet, `active` (n,) numbers them. Returns
-    states (tasks, budget+1, d) and the first solved step of each, or -1.
+    obs (n, h, S, S, 3) and past (n, h-1, A) are the last h frames, a block apart, and the blocks
+    between them; `active` (n,) numbers the tasks. Returns states (tasks, budget+1, d), goals
+    (tasks, d) and the first solved step of each, or -1.
     """
-    worlds = [make_env(s.env, s.variant, s.size) for _ in starts]
-    states, solved = np.repeat(starts[:, None], s.budget + 1, axis=1), np.full(len(starts), -1)
+    rows, lead = planning_tasks(data, s), (s.history - 1) * s.block
+    at = torch.from_numpy(rows)[:, None] + torch.arange(-lead, 1)
+    states, actions = data.states[at].numpy(), data.actions[at].numpy()
+    states, actions = (
+        np.pad(x, ((0, 0), (0, s.budget), (0, 0)), "edge") for x in (states, actions)
+    )
+    goals, solved = data.states[rows + s.goal_offset].numpy(), np.full(len(rows), -1)
+    worlds = [make_env(s.env, s.variant, s.size) for _ in rows]
     for task, world in enumerate(worlds):
-        _, info = world.reset(options={"state": starts[task], "goal": goals[task]})
+        _, info = world.reset(options={"state": states[task, lead], "goal": goals[task]})
         solved[task] = 0 if info["success"] else -1
     for step in progress(range(0, s.budget, s.horizon * s.block), label):
         active = np.flatnonzero(solved < 0)
         if not len(active):
             break
-        frames = np.stack([worlds[task].render_state(states[task, step]) for task in active])
-        plans = policy(torch.from_numpy(frames), active, step)
-        for task, actions in zip(active, plans, strict=True):
-            for t, action in enumerate(actions[: s.budget - step], step + 1):
-                info = worlds[task].advance(np.asarray(action))
-                states[task, t:] = info["state"]
+        recent = states[active, step : step + lead + 1 : s.block]
+        frames = [[worlds[0].render_state(state) for state in task] for task in recent]
+        past = torch.from_numpy(actions[active, step : step + lead]).reshape(
+            len(active), s.history - 1, s.block * actions.shape[2]
+        )
+        plans = policy(torch.from_numpy(np.array(frames)), past, active, step)
+        for task, blocks in zip(active, plans, strict=True):
+            for t, action in enumerate(np.asarray(blocks[: s.budget - step]), lead + step):
+                info = worlds[task].advance(action)
+                actions[task, t], states[task, t + 1 :] = action, info["state"]
                 if info["success"]:
-                    solved[task] = t
+                    solved[task] = t + 1 - lead
                     break
-    return states, solved
+    return states[:, lead:], goals, solved
+
+
+def evaluate_reaching(model: WorldModel, s: "Settings") -> dict:
+    """Planning where no state can be restored, in an environment `gymnasium:<id>`.
+
+    Start and goal: a seeded reset, and what random actions lead to from it. Judged by the squared
+    latent distance to the goal at the closest step, relative to the start's.
+    """
+    world, steps = make_env(s.env, s.variant, s.size), s.horizon * s.block
+    sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
+
+    def play(task: int, budget: int, choose) -> list[np.ndarray]:
+        frames, acts, queue = [world.reset(seed=task)[0]], [], []
+        while len(acts) < budget:
+            queue = queue or [*choose(frames, acts)]
+            acts.append(np.asarray(queue.pop(0), np.float32))
+            frame, _, terminated, truncated, _ = world.step(acts[-1])
+            frames.append(frame)
+            if terminated or truncated:
+                break
+        return frames
+
+    closest = {"distance": [], "random_distance": []}
+    for task in progress(range(s.tasks), "plan"):
+        rng = np.random.default_rng([2, task])
+        policy = world.behavior(rng)
+        goal = torch.from_numpy(play(task, s.goal_offset, lambda *_, p=policy: [p(world)])[-1:][0])
+
+        def planner(frames, acts, goal=goal):
+            past = min(s.history - 1, len(acts) // s.block)
+            obs = torch.from_numpy(np.stack(frames[len(frames) - 1 - past * s.block :: s.block]))
+            blocks = np.array(acts[len(acts) - past * s.block :], np.float32)
+            blocks = torch.from_numpy(blocks.reshape(1, past, len(model.act_mean)))
+            found = plan(model, obs[None], goal[None], past=blocks, precision=s.precision, **sizes)
+            return found.cpu().numpy().reshape(steps, -1)
+
+        def random(frames, acts, rng=rng):
+            return rng.uniform(-1, 1, (steps, *world.action_space.shape))
+
+        z_goal = encode_all(model, goal[None])
+        for name, choose in (("distance", planner), ("random_distance", random)):
+            frames = torch.from_numpy(np.stack(play(task, s.budget, choose)))
+            far = (encode_all(model, frames) - z_goal).square().sum(1)
+            closest[name].append(float(far.min() / far[0].clamp_min(1e-12)))
+    nearer = np.array(closest["distance"]) < np.array(closest["random_distance"])
+    means = {name: float(np.mean(values)) for name, values in closest.items()}
+    return {"tasks": s.tasks, **means, "nearer_than_random": percent(nearer)}
 
 
 def percent(hits: np.ndarray) -> float | None:
@@ -732,8 +1210,7 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
     ]
     z, z_test = (encode_all(model, data.frames[rows]) for rows in picks)
     x, x_test = standardise(z.double(), z_test.double())
-    world = make_env(s.env, s.variant, s.size)
-    truth = world.probe_targets(data.states.numpy())
+    truth = data.targets(s)
     probe = {"linear": {}, "mlp": {}}
     for name, values in progress(truth.items(), "probe"):
         y, y_test = standardise(*(torch.from_numpy(values[rows]) for rows in picks))
@@ -746,14 +1223,16 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
     with torch.inference_mode():
         _, losses = prediction_losses(model, obs.to(device), act)
     # Rollouts: imagined against encoded latents, squared error relative to the latent's variance.
-    steps = 10
+    longest = np.diff(data.ends, prepend=0)[data.episodes["test"]].max()
+    steps = min(10, int(longest - 1) // s.block)
     rows = data.windows("test", s.block * steps)
     rows = rows[np.sort(rng.permutation(len(rows))[:500])]
     obs, act = data.batch(rows, steps + 1, s.block)
     encoded = encode_all(model, obs.flatten(0, 1)).unflatten(0, (len(rows), steps + 1))
     with torch.inference_mode():
         act = (act.to(device) - model.act_mean) / model.act_std
-        imagined = model.rollout(encoded[:, 0].to(device), act).cpu()
+        start = F.pad(encoded[:, 0], (model.context_dim - model.dim, 0)).to(device)
+        imagined = model.rollout(start, act).cpu()
     error = (imagined - encoded).square().mean((0, 2)) / z_test.var(0).mean().clamp_min(1e-30)
     latent = {
         "effective_dim": effective_dim(spectrum),
@@ -789,42 +1268,43 @@ def figure_training(run: Path):
     return fig
 
 
-def figure_spectrum(run: Path):
-    """The variance of the held-out latents along their principal components."""
-    latent = json.loads((run / "metrics.json").read_text())["latent"]
-    share = np.array(latent["spectrum"][:16]) / sum(latent["spectrum"])
-    fig, axes = new_figure(1, 1, 4.5, 2.8)
-    axes[0, 0].bar(np.arange(1, len(share) + 1), 100 * share)
+def figure_latent(run: Path):
+    """The spectrum; then, a row a quantity, the world and the latent's leading components, in the
+    same colours: a map of the plane, a wheel for an angle, a scale for one number."""
+    from matplotlib import colormaps
+
+    saved, latent = np.load(run / "latents.npz"), load_metrics(run)["latent"]
+    names = [name for name in saved.files if name.startswith("target ")]
+    share = 100 * np.array(latent["spectrum"][:16]) / sum(latent["spectrum"])
+    fig, axes = new_figure(len(names), 4, 9, 2.4 * len(names))
+    axes[0, 0].bar(np.arange(1, len(share) + 1), share)
     title = f"effective dimension {latent['effective_dim']:.2f}"
     axes[0, 0].set(xlabel="principal component", ylabel="% of variance", title=title)
-    return fig
-
-
-def figure_latent(run: Path):
-    """Two coordinates of the world, and the latent's leading components, in the same colours."""
-    saved = np.load(run / "latents.npz")
-    world, label = [], []
-    for name in (name for name in saved.files if name.startswith("target ")):
-        for axis, values in zip("xyz?", saved[name].T[:, :3000], strict=False):
-            world.append(values)
-            label.append(f"{name[7:]} {axis}" if saved[name].shape[1] > 1 else name[7:])
-    fig, axes = new_figure(1, 4, 9, 2.5)
-    for i in (0, 1):
-        for ax, (x, y), title in (
-            (axes[0, i], world[:2], "world"),
-            (axes[0, 2 + i], saved["components"][:3000, :2].T, "latent"),
-        ):
-            ax.scatter(x, y, 3, world[i], cmap="viridis")
-            ax.set(title=f"{title}, colour: {label[i]}", aspect="equal")
-            names = label if title == "world" else ("PC 1", "PC 2")
-            ax.set(xlabel=names[0], ylabel=names[1])
-            ax.title.set_fontsize(9)
+    for ax in axes[1:, 0]:
+        ax.axis("off")
+    pcs = saved["components"][:3000].T
+    for row, name in zip(axes, names, strict=True):
+        value, name = saved[name][:3000].T, name.removeprefix("target ")
+        low, high = value.min(1, keepdims=True), value.max(1, keepdims=True)
+        unit = (value - low) / np.maximum(high - low, 1e-12)
+        if np.ptp(np.square(value[:2]).sum(0)) < 1e-3:  # sine and cosine
+            colour = colormaps["twilight"](np.arctan2(*value[:2]) / (2 * np.pi) + 0.5)
+        elif len(value) > 1:
+            colour = np.stack([unit[0], 0.75 - 0.5 * unit.mean(0), unit[1]], 1)
+        else:
+            colour = colormaps["viridis"](unit[0])
+        world = value[:2] if len(value) > 1 else (value[0], np.linspace(0, 1, value.shape[1]))
+        panels = ((world, name), (pcs[:2], "latent, PC 1 and 2"), (pcs[2:], "latent, PC 3 and 4"))
+        for ax, (points, title) in zip(row[1:], panels, strict=True):
+            ax.scatter(*points, 3, colour)
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(title, fontsize=9)
     return fig
 
 
 def figure_rollout(run: Path):
     """Encoded against imagined trajectories, and the imagination's error by step."""
-    saved, metrics = np.load(run / "latents.npz"), json.loads((run / "metrics.json").read_text())
+    saved, metrics = np.load(run / "latents.npz"), load_metrics(run)
     fig, axes = new_figure(1, 2, 9, 3.6)
     path, error = axes.flat
     for name, style in (("encoded", "-o"), ("imagined", "--x")):
@@ -838,26 +1318,60 @@ def figure_rollout(run: Path):
     return fig
 
 
+def chosen_tasks(saved) -> list[int]:
+    """Two solved and two unsolved tasks, or what there is."""
+    solved, unsolved = np.flatnonzero(saved["solved"] > 0), np.flatnonzero(saved["solved"] < 0)
+    return [*solved[: 4 - min(2, len(unsolved))], *unsolved[: 4 - min(2, len(solved))]]
+
+
 def figure_plan(run: Path):
-    """A filmstrip a task: the start, what happened, and the goal. Unsolved tasks, if any, last."""
+    """Tasks in two filmstrips each: what was executed, and what the planner had imagined (the
+    training frame nearest to each imagined latent). Unsolved tasks, if any, last."""
     s, saved = load_settings(run), np.load(run / "plans.npz")
-    world, solved = make_env(s.env, s.variant, 128), saved["solved"]
-    tasks = [*np.flatnonzero(solved > 0)[:4], *np.flatnonzero(solved < 0)[:2]]
-    fig, axes = new_figure(max(1, len(tasks)), 8, 9, 1.35 * max(1, len(tasks)))
+    world, tasks = make_env(s.env, s.variant, 128), chosen_tasks(saved)
+    fig, axes = new_figure(2 * max(1, len(tasks)), 8, 9, 2.5 * max(1, len(tasks)))
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
-    for row, task in zip(axes, tasks, strict=False):
-        end = solved[task] if solved[task] > 0 else s.budget
-        steps = sorted(set(np.linspace(0, end, 7).round().astype(int)))
-        for ax, step in zip(row, steps, strict=False):
-            ax.imshow(world.render_state(saved["states"][task, step]))
-            ax.set_title("start" if step == 0 else f"step {step}", fontsize=8)
-        for ax in row[len(steps) : 7]:
+    for task, rows in zip(tasks, axes.reshape(-1, 2, 8), strict=False):
+        end = saved["solved"][task] if saved["solved"][task] > 0 else s.budget
+        blocks = np.unique(np.linspace(0, math.ceil(end / s.block), 7).round().astype(int))
+        label = "solved" if saved["solved"][task] > 0 else "not solved"
+        rows[0, 0].set_ylabel(f"{label}\nexecuted", fontsize=8)
+        rows[1, 0].set_ylabel("imagined", fontsize=8)
+        for column, block in enumerate(blocks):
+            step = min(block * s.block, end)
+            rows[0, column].imshow(world.render_state(saved["states"][task, step]))
+            rows[1, column].imshow(world.render_state(saved["imagined"][task, block]))
+            rows[0, column].set_title("start" if step == 0 else f"step {step}", fontsize=8)
+        rows[0, 7].imshow(world.render_state(saved["goals"][task]))
+        rows[0, 7].set_title("goal", fontsize=8)
+        for ax in [*rows[:, len(blocks) : 7].flat, rows[1, 7]]:
             ax.axis("off")
-        row[7].imshow(world.render_state(saved["goals"][task]))
-        row[7].set_title("goal", fontsize=8, color="green" if solved[task] > 0 else "red")
-        row[0].set_ylabel("solved" if solved[task] > 0 else "not solved", fontsize=8)
     return fig
+
+
+def animate_plan(run: Path, path: Path) -> None:
+    """An animated GIF of the same tasks: start, goal, executed and imagined, side by side."""
+    from PIL import Image, ImageDraw  # installed with matplotlib
+
+    s, saved = load_settings(run), np.load(run / "plans.npz")
+    side, world, frames = 112, make_env(s.env, s.variant, 112), []
+    tasks = chosen_tasks(saved)
+    for step in range(s.budget + 1):
+        rows = []
+        for task in tasks:
+            end = saved["solved"][task] if saved["solved"][task] > 0 else s.budget
+            now, block = min(step, end), math.ceil(min(step, end) / s.block)
+            trajectory = saved["states"][task]
+            four = (trajectory[0], saved["goals"][task], trajectory[now])
+            four = [*four, saved["imagined"][task, block]]
+            rows.append(np.concatenate([world.render_state(state) for state in four], 1))
+        picture = Image.fromarray(np.pad(np.concatenate(rows), ((14, 0), (0, 0), (0, 0))))
+        draw = ImageDraw.Draw(picture)
+        for column, title in enumerate(("start", "goal", f"executed {step}", "imagined")):
+            draw.text((column * side + 4, 1), title, fill="white")
+        frames.append(picture.quantize(64))
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=100, loop=0)
 
 
 def figure_environments():
@@ -885,11 +1399,146 @@ def new_figure(rows: int, columns: int, width: float, height: float):
 
 FIGURES = {
     "training": (figure_training, "log.csv"),
-    "spectrum": (figure_spectrum, "latents.npz"),
     "latent": (figure_latent, "latents.npz"),
     "rollout": (figure_rollout, "latents.npz"),
     "plan": (figure_plan, "plans.npz"),
 }
+
+
+# ------------------------------------------------------------------------------------------------
+# Report: tables of finished runs, the published values beside them
+# ------------------------------------------------------------------------------------------------
+
+# The authors' released results, 5 seeds, 100 tasks: planning success in % over all tasks, and probe
+# R2 as (linear, MLP).
+PUBLISHED_PLANNING = {
+    "tworoom": dict(smwm=100, sigreg=92.6, forward=34.6, random=30.0),
+    "reacher": dict(smwm=71.4, sigreg=67.8, forward=9.8, random=13.6),
+    "reacher history 3": dict(smwm=95.2, sigreg=94.6),
+    "pusht": dict(smwm=84.4, sigreg=88.8, forward=2.6, random=2.8),
+    "cube": dict(smwm=83.0, sigreg=60.0, forward=46.8, random=43.0),
+}
+PUBLISHED_PROBES = {
+    "tworoom": {
+        "agent position": dict(smwm=(1.0, 1.0), sigreg=(0.996, 1.0), forward=(0.832, 0.991)),
+    },
+    "reacher": {
+        "joint angles": dict(smwm=(0.946, 0.995), sigreg=(0.999, 1.0), forward=(0.647, 0.962)),
+    },
+    "pusht": {
+        "agent position": dict(smwm=(0.993, 0.988), sigreg=(0.954, 0.986), forward=(0.293, 0.433)),
+        "block position": dict(smwm=(0.946, 0.981), sigreg=(0.973, 0.996), forward=(0.352, 0.623)),
+        "block orientation": dict(
+            smwm=(0.664, 0.882), sigreg=(0.931, 0.987), forward=(0.202, 0.491)
+        ),
+    },
+    "cube": {
+        "cube position": dict(smwm=(0.998, 0.998), sigreg=(0.975, 0.993), forward=(0.706, 0.854)),
+        "gripper position": dict(
+            smwm=(0.999, 0.999), sigreg=(0.986, 0.995), forward=(0.902, 0.979)
+        ),
+        "gripper opening": dict(smwm=(0.989, 0.992), sigreg=(0.961, 0.983), forward=(0.269, 0.427)),
+    },
+}
+
+
+def markdown(header: str, rows: list[list]) -> str:
+    lines = [header.split("|"), ["---"] * len(header.split("|")), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def mean_error(values: list[float], digits: int) -> str:
+    """Mean ± standard error over seeds, "-" for none."""
+    if not values or None in values:
+        return "-"
+    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+    text = f"{np.mean(values):.{digits}f}"
+    return text if error is None else f"{text} ± {error:.{digits}f}"
+
+
+def report(runs: list[Path]) -> str:
+    """Markdown: a table of planning, one of probes, and one of what was learned of dot world.
+
+    Runs that differ by their seed alone share a row.
+    """
+    groups = {}
+    for run in runs:
+        s, metrics = load_settings(run), load_metrics(run)
+        expect("probe" in metrics, f"{run}: expected a finished run; let training finish")
+        same = {k: v for k, v in dataclasses.asdict(s).items() if k not in ("seed", "out", "data")}
+        groups.setdefault(json.dumps(same), []).append((s, metrics))
+    order = [*envs.ENVS]
+    rank = lambda group: (  # noqa: E731
+        order.index(group[0][0].env) if group[0][0].env in order else len(order),
+        group[0][0].variant,
+        [*METHODS].index(group[0][0].method),
+        group[0][0].history,
+    )
+    planning, probes, dots = [], [], []
+    for group in sorted(groups.values(), key=rank):
+        s, seeds = group[0][0], [metrics for _, metrics in group]
+        options = [f"history {s.history}"] * (s.history > 1) + [f"λ {s.lam:g}"]
+        options += [f"rollout {s.rollout}"] * (s.rollout > 1) + [f"spans {s.spans}"] * (s.spans > 1)
+        label = f"{s.method} ({', '.join(options)})"
+
+        def values(part: str, name: str, seeds=seeds) -> list:
+            return [m[part][name] for m in seeds if m.get(part, {}).get(name) is not None]
+
+        published = PUBLISHED_PLANNING.get(s.env, {})
+        with_history = PUBLISHED_PLANNING.get(f"{s.env} history {s.history}", published)
+        minutes = mean_error([m["train"]["seconds"] / 60 for m in seeds], 1)
+        unsolved = values("planning", "unsolved_tasks")
+        interval = "-"
+        if unsolved and sum(unsolved):
+            hits = sum(m["planning"]["success"] * m["planning"]["tasks"] / 100 for m in seeds)
+            total = sum(m["planning"]["tasks"] for m in seeds)
+            low, high = interval95(np.arange(total) < round(hits))
+            interval = f"{low:.0f} to {high:.0f}"
+        plans = [
+            mean_error(values("planning", "success"), 1),
+            interval,
+            with_history.get(s.method, "-"),
+            mean_error(values("planning", "success_unsolved"), 1),
+            f"{unsolved[0]} of {seeds[0]['planning']['tasks']}" if unsolved else "-",
+            mean_error(values("planning", "random")[:1], 1),
+            published.get("random", "-"),
+        ]
+        env = s.env if s.variant in ("", "default") else f"{s.env} {s.variant}"
+        start = [env, label, len(seeds)]
+        if s.env == "dotworld":
+            world = make_env(s.env, s.variant, s.size)
+            quantities = [
+                ", ".join(
+                    f"{name} {seeds[0]['probe']['linear'][name]:.4f}"
+                    for name in seeds[0]["probe"]["linear"]
+                    if (name in world.controlled) == controlled
+                )
+                for controlled in (True, False)
+            ]
+            dimension = mean_error(values("latent", "effective_dim"), 2)
+            spread = f"{np.mean(values('latent', 'latent_std')):.2g}"
+            dots.append([s.variant, label, len(seeds), dimension, *quantities, spread])
+            dots[-1] += [plans[0], plans[5], f"{seeds[0]['train']['seconds']:.0f}"]
+            continue
+        planning.append([*start, *plans, s.steps, minutes])
+        for name in seeds[0]["probe"]["linear"]:
+            pair = PUBLISHED_PROBES.get(s.env, {}).get(name, {}).get(s.method, ("-", "-"))
+            row = [env, name, label]
+            for kind, value in zip(("linear", "mlp"), pair, strict=True):
+                row += [mean_error([m["probe"][kind][name] for m in seeds], 3), value]
+            probes.append(row)
+    tables = []
+    if planning:
+        header = "environment|method|seeds|success %|95% interval|published|not solved at start %"
+        header += "|n|random %|published|steps|minutes"
+        tables.append(markdown(header, planning))
+        header = "environment|quantity|method|linear R²|published|MLP R²|published"
+        tables.append(markdown(header, probes))
+    if dots:
+        header = "dot world|method|seeds|effective dimension|linear R², controlled"
+        header += "|linear R², not controlled|spread|success %|random %|train s"
+        tables.append(markdown(header, dots))
+    return "\n\n".join(tables)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -905,22 +1554,28 @@ def setting(default, group: str, text: str):
 class Settings:
     """Every setting there is. PRESETS change the defaults by environment, the command line both."""
 
-    env: str = setting("dotworld", "what", f"environment: {', '.join(envs.ENVS)}")
+    env: str = setting("dotworld", "what", f"{', '.join(envs.ENVS)}, or gymnasium:<id>")
     variant: str = setting("", "what", "variant of the environment; empty: its first")
     method: str = setting("smwm", "method", f"training loss: {', '.join(METHODS)}")
     seed: int = setting(0, "method", "seed of the weights and of the batches")
     out: str = setting("", "method", "run folder; empty: runs/<env>[-<variant>]-<method>-s<seed>")
-    data: str = setting("", "method", "dataset folder; empty: collect one, or reuse it, in data/")
+    data: str = setting("", "method", "dataset: a folder, .npz or .h5; empty: collected, in data/")
     frames: int = setting(20_000, "data", "frames to collect")
     episode: int = setting(50, "data", "frames of an episode")
     size: int = setting(64, "data", "side of a frame in pixels, a multiple of 16")
     data_seed: int = setting(0, "data", "seed of the collected data")
     block: int = setting(5, "model", "env actions in a block (k)")
     dim: int = setting(128, "model", "entries of the latent (D)")
+    encoder: str = setting("conv", "model", "conv, or vit: the paper's encoder and forward model")
     channels: int = setting(32, "model", "channels of the encoder's first layer; then 2x, 4x")
     hidden: int = setting(512, "model", "width of the encoder's head")
     width: int = setting(256, "model", "width of forward and inverse model")
-    depth: int = setting(3, "model", "blocks of the forward model")
+    depth: int = setting(3, "model", "layers of the forward model and of the inverse model")
+    history: int = setting(1, "model", "latents that the forward model sees")
+    spans: int = setting(1, "model", "inverse models over 1 to this many blocks")
+    rollout: int = setting(
+        1, "training", "steps of its own predictions to train the forward model on"
+    )
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     sequence: int = setting(4, "training", "frames in a window (T), one block apart")
@@ -947,7 +1602,11 @@ class Settings:
         if not self.variant and variants:
             object.__setattr__(self, "variant", next(iter(variants)))
         known = {"env": envs.ENVS, "variant": variants, "method": METHODS}
-        for name, names in (known | {"precision": ("auto", "fp32", "bf16")}).items():
+        known |= {"encoder": ("conv", "vit"), "precision": ("auto", "fp32", "bf16")}
+        if self.env == "none" or self.env.startswith("gymnasium:"):
+            known.pop("env")
+            known["variant"] = ("",)
+        for name, names in known.items():
             value = getattr(self, name)
             expect(value in names, f"--{name}: expected one of {', '.join(names)}, got {value!r}")
         zero = {"seed", "data_seed", "threads", "depth", "weight_decay", "lam"}
@@ -986,15 +1645,21 @@ PRESETS = {
 
 def settings_for(**given) -> Settings:
     """Settings from what the command line gave, over the preset of the environment and variant."""
+    if given.get("data") and "env" not in given:  # a dataset says what it is of, or it is foreign
+        meta = Path(given["data"]) / "meta.json"
+        meta = json.loads(meta.read_text()) if meta.exists() else {}
+        given |= {name: meta.get(name, none) for name, none in (("env", "none"), ("variant", ""))}
     env = given.get("env", Settings.env)
     preset = PRESETS.get(env, {}) | PRESETS.get(f"{env}-{given.get('variant')}", {})
     if given.get("method") == "sigreg":
         preset = preset | {"lam": 0.1}
+    if given.get("encoder") == "vit":
+        preset = preset | {"dim": 192}
     return Settings(**preset | given)
 
 
 def build_model(s: Settings, act_dim: int) -> WorldModel:
-    names = ("size", "channels", "hidden", "dim", "width", "depth")
+    names = ("size", "channels", "hidden", "dim", "width", "depth", "history", "spans", "encoder")
     sizes = {name: getattr(s, name) for name in names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
@@ -1005,6 +1670,8 @@ def pick_device(s: Settings) -> torch.device:
     if s.threads:
         torch.set_num_threads(s.threads)
     name = ("cuda" if torch.cuda.is_available() else "cpu") if s.device == "auto" else s.device
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # set by torchrun
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -1021,33 +1688,50 @@ def load_settings(run: Path) -> Settings:
         raise InputError(message) from error
 
 
-def save_checkpoint(path: Path, model: WorldModel, s: Settings) -> None:
+def save_checkpoint(path: Path, model: WorldModel, s: Settings, training=None) -> None:
+    """Weights and settings; while training, `training` has all that continuing needs besides."""
     content = {"smwm": 1, "settings": dataclasses.asdict(s), "act_dim": len(model.act_mean)}
+    content |= {"model": model.state_dict()} | ({"training": training} if training else {})
     with replacing(path) as temporary:
-        torch.save(content | {"model": model.state_dict()}, temporary)
+        torch.save(content, temporary)
 
 
 def load_checkpoint(path: str | Path, device="cpu") -> tuple[WorldModel, Settings]:
     """The trained model, in evaluation mode, and its settings; InputError on any other file."""
+    return read_checkpoint(path, device)[:2]
+
+
+def read_checkpoint(path: str | Path, device="cpu") -> tuple[WorldModel, Settings, dict | None]:
     expect(Path(path).exists(), f"{path}: expected a checkpoint, found none; let training finish")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+        if content["smwm"] != 1:
+            raise ValueError(f"version {content['smwm']}, this code reads version 1")
         s = Settings(**content["settings"])
         model = build_model(s, content["act_dim"]).to(device)
         model.load_state_dict(content["model"])
+        if not all(x.isfinite().all() for x in model.state_dict().values()):
+            raise ValueError("weights that are not finite")
     except (RuntimeError, LookupError, TypeError, ValueError, EOFError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"{path}: expected a whole smwm checkpoint, got: {reason}; train anew"
         raise InputError(message) from error
-    return model.eval(), s
+    return model.eval(), s, content.get("training")
 
 
 def open_dataset(s: Settings) -> Dataset:
-    collected = dict(size=s.size, frames=s.frames, episode=s.episode, seed=s.data_seed)
-    data = Dataset(s.data or collect(s.env, s.variant, **collected))
-    message = f"{data.path}: expected frames of --size {s.size}, got {data.size}"
-    expect(data.size == s.size, f"{message}; set --size {data.size}")
-    return data
+    """Collect what the settings say, or open --data, of any kind and frame size."""
+    if not s.data:
+        expect(s.env != "none", "--env none: expected --data to say where the data is")
+        collected = dict(size=s.size, frames=s.frames, episode=s.episode, seed=s.data_seed)
+        return Dataset(collect(s.env, s.variant, **collected))
+    path, frames = Path(s.data), None
+    if path.is_dir():
+        try:
+            frames = np.load(path / "frames.npy", mmap_mode="r", allow_pickle=False).shape[1:]
+        except (OSError, ValueError):
+            return Dataset(path)  # says what is wrong
+    return Dataset(path if frames == (s.size, s.size, 3) else import_data(path, s.size))
 
 
 def machine(device: torch.device) -> dict:
@@ -1062,47 +1746,95 @@ def machine(device: torch.device) -> dict:
     return {"device": name, "threads": torch.get_num_threads(), **versions}
 
 
-def update_metrics(run: Path, **parts) -> None:
+def load_metrics(run: Path) -> dict:
     path = run / "metrics.json"
-    write_json(path, (json.loads(path.read_text()) if path.exists() else {}) | parts)
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def run_train(s: Settings, overwrite: bool) -> None:
-    variant = "" if s.variant == next(iter(envs.ENVS[s.env].VARIANTS)) else f"-{s.variant}"
-    run = Path(s.out or f"runs/{s.env}{variant}-{s.method}-s{s.seed}")
-    device = pick_device(s)
-    if run.exists():
-        expect(
-            overwrite, f"{run}: exists already; choose another --out, or --overwrite to replace it"
-        )
-        ours = (run / "settings.json").exists()
-        expect(ours, f"{run}: not a run folder (no settings.json); it is left as it is")
-        shutil.rmtree(run)
-    run.mkdir(parents=True)  # before the long work: an unwritable place is told now
-    try:
-        data = open_dataset(s)
-    except BaseException:
-        run.rmdir()
-        raise
-    write_json(run / "settings.json", dataclasses.asdict(s))
-    model = build_model(s, s.block * data.actions.shape[1]).to(device)
-    with open(run / "log.csv", "w", newline="") as file:
+def update_metrics(run: Path, **parts) -> None:
+    write_json(run / "metrics.json", load_metrics(run) | parts)
+
+
+def run_folder(s: Settings) -> Path:
+    variant = getattr(envs.ENVS.get(s.env), "VARIANTS", {s.variant: {}})
+    variant = "" if s.variant == next(iter(variant)) else f"-{s.variant}"
+    env = Path(s.data).stem if s.env == "none" else re.sub(r"[^\w.-]+", "-", s.env)
+    return Path(s.out or f"runs/{env}{variant}-{s.method}-s{s.seed}")
+
+
+def run_train(s: Settings, given: dict, overwrite: bool, resume: bool) -> None:
+    run, device = run_folder(s), pick_device(s)
+    lead = not dist.is_initialized() or dist.get_rank() == 0  # one process alone writes
+    if resume and (run / "settings.json").exists():
+        before = load_settings(run)
+        here = {f.name for f in dataclasses.fields(s) if f.metadata["group"] == "machine"}
+        other = [k for k, v in given.items() if k not in here and getattr(before, k) != v]
+        message = f"{run}: begun with other --{', --'.join(other)}; resume without, or train anew"
+        expect(not other, message)
+        s = dataclasses.replace(before, **{name: getattr(s, name) for name in here})
+    elif lead:
+        if run.exists():
+            hint = "choose another --out, --resume it, or --overwrite to replace it"
+            expect(overwrite, f"{run}: exists already; {hint}")
+            ours = (run / "settings.json").exists()
+            expect(ours, f"{run}: not a run folder (no settings.json); it is left as it is")
+            shutil.rmtree(run)
+        run.mkdir(parents=True)  # before the long work: an unwritable place is told now
+        write_json(run / "settings.json", dataclasses.asdict(s))
+    if lead:
+        try:
+            data = open_dataset(s)
+        except InputError:  # these settings cannot be run: leave no folder that looks begun
+            if {path.name for path in run.iterdir()} == {"settings.json"}:
+                shutil.rmtree(run)
+            raise
+    if dist.is_initialized():
+        dist.barrier()
+    data = data if lead else open_dataset(s)
+    checkpoint = run / "checkpoint.pt"
+    model, state = build_model(s, s.block * data.actions.shape[1]).to(device), None
+    finished = resume and "train" in load_metrics(run)
+    if resume and checkpoint.exists():
+        saved, _, state = read_checkpoint(checkpoint, device)
+        model = saved if state or finished else model
+    parameters = sum(p.numel() for p in model.parameters())
+    if finished:
+        print(f"{run}: training is finished")
+    else:
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(csv_log(run / "log.csv", state)) if lead else None
+            save = partial(save_checkpoint, checkpoint, model, s) if lead else None
+            metrics = train(model, data, s, log, save, state)
+        if not lead:
+            return
+        save_checkpoint(checkpoint, model, s)
+        update_metrics(run, train=metrics | {"parameters": parameters}, machine=machine(device))
+        spent = f"{s.steps} steps in {metrics['seconds']:.1f} s"
+        print(f"{run}: trained {parameters:,} parameters, {spent}")
+    if lead:
+        run_probe(run, s, model, data)
+        run_plan(run, s, model, data)
+
+
+@contextlib.contextmanager
+def csv_log(path: Path, state: dict | None):
+    """Yield log(row), which adds a line; a resumed log keeps its lines up to the checkpoint."""
+    lines = path.read_text().splitlines(keepends=True) if state and path.exists() else []
+    kept = [
+        line for n, line in enumerate(lines) if not n or int(line.split(",")[0]) <= state["step"]
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept))
+    with open(path, "a", newline="") as file:
         writer = csv.writer(file)
 
         def log(row: dict) -> None:
-            if row["step"] == min(s.log_every, s.steps):
+            if file.tell() == 0:
                 writer.writerow(row)
             writer.writerow(f"{value:.6g}" for value in row.values())
             file.flush()
 
-        metrics = train(model, data, s, log)
-    save_checkpoint(run / "checkpoint.pt", model, s)
-    parameters = sum(p.numel() for p in model.parameters())
-    update_metrics(run, train=metrics | {"parameters": parameters}, machine=machine(device))
-    spent = f"{s.steps} steps in {metrics['seconds']:.1f} s"
-    print(f"{run}: trained {parameters:,} parameters, {spent}")
-    run_probe(run, s, model, data)
-    run_plan(run, s, model, data)
+        yield log
 
 
 def run_probe(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
@@ -1110,18 +1842,33 @@ def run_probe(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
     with replacing(run / "latents.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
     update_metrics(run, probe=probe, latent=latent)
-    controlled = make_env(s.env, s.variant, s.size).controlled
-    print(f"{'probe R2 on held-out episodes':<32}{'linear':>8}{'MLP':>8}")
+    world = data.world(s)
+    if not probe["linear"]:
+        print(f"probes: off, {data.path} has no states")
+    else:
+        print(f"{'probe R2 on held-out episodes':<32}{'linear':>8}{'MLP':>8}")
     for name in probe["linear"]:
-        note = "" if name in controlled else " (not controlled)"
+        note = "" if not world or name in world.controlled else " (not controlled)"
         print(f"  {name + note:<30}{probe['linear'][name]:8.4f}{probe['mlp'][name]:8.4f}")
     count = f"{latent['components_95']} components hold 95% of the variance"
     print(f"effective dimension of the latent {latent['effective_dim']:.2f} ({count})")
     print(f"spread of the latent {latent['latent_std']:.3g}")
-    print(f"squared rollout error after 5 steps / latent variance {latent['rollout_error'][4]:.4f}")
+    steps = min(5, len(latent["rollout_error"]))
+    error = latent["rollout_error"][steps - 1]
+    print(f"squared rollout error after {steps} steps / latent variance {error:.4f}")
 
 
 def run_plan(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
+    if s.env.startswith("gymnasium:"):
+        planning = evaluate_reaching(model, s)
+        update_metrics(run, planning=planning)
+        ours, random = planning["distance"], planning["random_distance"]
+        print(
+            f"planning (n = {s.tasks}): latent distance to the goal at the closest step / start's:"
+        )
+        return print(f"  {ours:.3f}, random policy {random:.3f}")
+    if not data.world(s):
+        return print("planning: off, the data is of no environment that can be planned in")
     planning, arrays = evaluate_planning(model, data, s)
     with replacing(run / "plans.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
@@ -1201,12 +1948,18 @@ def run_figures(run: Path | None) -> None:
         with replacing(path) as temporary:
             draw().savefig(temporary, format="png")
         print(path)
+    if run and (run / "plans.npz").exists():
+        path = run / "figures" / "plan.gif"
+        with replacing(path) as temporary:
+            animate_plan(run, temporary)
+        print(path)
 
 
 ON_RUNS = {  # what each command does, and the groups of settings it takes
     "probe": ("probe the latent of a finished run", "probe machine"),
     "plan": ("plan with a finished run", "planning machine"),
     "figures": ("draw a finished run into its figures/; without one, the environments", ""),
+    "report": ("print tables of finished runs as Markdown, published values beside ours", ""),
 }
 COMMANDS = {
     "train": (
@@ -1232,7 +1985,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         sub = commands.add_parser(command, help=text, description=text, formatter_class=tall)
         sub.usage = f"smwm.py {command} {'run ' if command in ON_RUNS else ''}[options]"
         if command in ON_RUNS:
-            many = "?" if command == "figures" else None
+            many = {"figures": "?", "report": "+"}.get(command)
             sub.add_argument("run", type=Path, nargs=many, help="run folder that train left")
         for field in dataclasses.fields(Settings):
             if field.metadata["group"] in groups.split():
@@ -1249,7 +2002,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if command == "train":
             text = "replace the run folder if it exists"
             sub.add_argument("--overwrite", action="store_true", help=text)
+            text = "go on with an interrupted run; bit for bit the same on a CPU"
+            sub.add_argument("--resume", action="store_true", help=text)
     return parser.parse_args(argv)
+
+
+@contextlib.contextmanager
+def processes():
+    """Join the other processes if torchrun started this one."""
+    started = "LOCAL_RANK" in os.environ
+    if started:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        if started:
+            dist.destroy_process_group()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1257,14 +2025,17 @@ def main(argv: list[str] | None = None) -> int:
     command, run = given.pop("command"), given.pop("run", None)
     try:
         if command == "train":
-            overwrite = given.pop("overwrite")
-            run_train(settings_for(**given), overwrite)
+            flags = {name: given.pop(name) for name in ("overwrite", "resume")}
+            with processes():
+                run_train(settings_for(**given), given, **flags)
         elif command == "collect":
             run_collect(settings_for(**given))
         elif command == "bench":
             run_bench(settings_for(**given))
         elif command == "figures":
             run_figures(run)
+        elif command == "report":
+            print(report(run))
         else:
             model, s = load_checkpoint(run / "checkpoint.pt")
             s = dataclasses.replace(s, **given)
