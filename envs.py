@@ -834,8 +834,9 @@ class PushT(PixelEnv):
         }
 
     def behavior(self, rng: np.random.Generator):
-        """Walk round the block to a random point of its outline, push it there for some steps in a
-        direction about the inward normal, and again; no pushing on towards a near wall."""
+        """Walk round the block to a point of its outline, of six random ones the nearest, push it
+        there for some steps in a direction about the inward normal, and again; no pushing on
+        towards a near wall."""
         outline = np.array(
             [(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)]
         )
@@ -858,11 +859,11 @@ class PushT(PixelEnv):
                 if inside(origin + rotation @ env._cog + 100 * direction):
                     away = math.hypot(*(origin + rotation @ point - env._agent.position))
                     found.append((away, point, inward, turn))
-                if len(found) == 3:
+                if len(found) == 6:
                     break
             _, point, inward, turn = min(found or [(0, point, inward, turn)], key=lambda f: f[0])
             plan.update(point=point, inward=inward, turn=turn, left=int(rng.integers(5, 15)))
-            plan.update(speed=rng.uniform(0.05, 0.2), walking=True)
+            plan.update(speed=rng.uniform(0.05, 0.15), walking=True)
 
         def policy(env: "PushT") -> np.ndarray:
             if plan["left"] <= 0:
@@ -880,7 +881,8 @@ class PushT(PixelEnv):
                 if abs(angle) > 0.5:
                     step = a + math.copysign(min(abs(angle), 0.7), angle)
                     goal = centre + 115 * np.array([math.cos(step), math.sin(step)])
-                action = (np.clip(goal, 20, env.WORLD - 20) - agent) / (0.4 * env.ACTION)
+                step = np.clip(goal, 20, env.WORLD - 20) - agent
+                action = step / max(0.4 * env.ACTION, math.hypot(*step) / 0.35)
                 plan["walking"] = math.hypot(*(start - agent)) > 12
                 plan["patience"] = plan.get("patience", 0) + 1
                 if plan["patience"] > 25:

@@ -57,6 +57,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 import zipfile
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -706,7 +707,7 @@ class Dataset:
         try:
             meta = path / "meta.json"
             self.meta = json.loads(meta.read_text()) if meta.exists() else {}
-            load = partial(np.load, mmap_mode="c", allow_pickle=False)
+            load = partial(np.load, mmap_mode="r", allow_pickle=False)
             names = ("frames", "actions", "episode_ends")
             frames, actions, ends = (load(path / f"{name}.npy") for name in names)
             there = (path / "states.npy").exists()
@@ -732,7 +733,10 @@ class Dataset:
         expect(good, f"{path}/episode_ends.npy: expected increasing ends up to {rows}, got {ends}")
         expect(len(ends) > 1, f"{path}: expected two episodes or more, one to hold out, got one")
         actions, states = actions.astype(np.float32, copy=False), states.astype(float, copy=False)
-        self.frames, self.actions, self.states = map(torch.from_numpy, (frames, actions, states))
+        with warnings.catch_warnings():  # torch would rather write to them; nothing here does
+            warnings.filterwarnings("ignore", ".*not writable.*")
+            arrays = map(torch.from_numpy, (frames, actions, states))
+            self.frames, self.actions, self.states = arrays
         self.size, self.ends = frames.shape[1], ends
         held_out = np.random.default_rng(0).permutation(len(ends)) < max(1, len(ends) // 10)
         self.episodes = {"train": np.flatnonzero(~held_out), "test": np.flatnonzero(held_out)}
@@ -980,7 +984,7 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
     goal_obs = data.frames[rows + s.goal_offset]
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     shown = np.sort(np.random.default_rng(0).permutation(data.windows("train", 0))[:10_000])
-    z_shown = encode_all(model, data.frames[shown])
+    z_shown = encode_all(model, data.frames, shown)
     imagined = data.states[rows][:, None].repeat(1, s.budget // s.block + s.horizon, 1).numpy()
     spent = []
 
@@ -1131,10 +1135,12 @@ def interval95(hits: np.ndarray) -> list[float] | None:
 
 
 @torch.inference_mode()
-def encode_all(model: WorldModel, frames: Tensor, batch: int = 500) -> Tensor:
-    """Frames (F, S, S, 3) uint8 to latents (F, D) on the CPU."""
+def encode_all(model: WorldModel, frames: Tensor, rows=None, batch: int = 500) -> Tensor:
+    """Frames (F, S, S, 3) uint8, or some rows of them, to latents (n, D) on the CPU."""
+    rows = torch.arange(len(frames)) if rows is None else torch.as_tensor(rows)
     device = model.act_mean.device
-    return torch.cat([model.encode(part.to(device)).float().cpu() for part in frames.split(batch)])
+    parts = [model.encode(frames[part].to(device)).float().cpu() for part in rows.split(batch)]
+    return torch.cat(parts)
 
 
 def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -1208,7 +1214,7 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
         np.sort(rng.permutation(data.windows(split, 0))[:count])
         for split, count in (("train", s.probe_train), ("test", s.probe_test))
     ]
-    z, z_test = (encode_all(model, data.frames[rows]) for rows in picks)
+    z, z_test = (encode_all(model, data.frames, rows) for rows in picks)
     x, x_test = standardise(z.double(), z_test.double())
     truth = data.targets(s)
     probe = {"linear": {}, "mlp": {}}
@@ -1218,7 +1224,7 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
         probe["mlp"][name] = r2(mlp_probe(x, y, x_test, epochs=s.probe_epochs), y_test)
     spectrum, directions = principal_components(z_test)
     rows = data.windows("test", s.block * (s.sequence - 1))
-    obs, act = data.batch(rows[:: 1 + len(rows) // 500], s.sequence, s.block)
+    obs, act = data.batch(rows[:: 1 + len(rows) // 200], s.sequence, s.block)
     act = (act.to(device) - model.act_mean) / model.act_std
     with torch.inference_mode():
         _, losses = prediction_losses(model, obs.to(device), act)
@@ -1227,8 +1233,8 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
     steps = min(10, int(longest - 1) // s.block)
     rows = data.windows("test", s.block * steps)
     rows = rows[np.sort(rng.permutation(len(rows))[:500])]
-    obs, act = data.batch(rows, steps + 1, s.block)
-    encoded = encode_all(model, obs.flatten(0, 1)).unflatten(0, (len(rows), steps + 1))
+    at, act = rows[:, None] + s.block * torch.arange(steps + 1), data.blocks(rows, steps, s.block)
+    encoded = encode_all(model, data.frames, at.flatten()).unflatten(0, at.shape)
     with torch.inference_mode():
         act = (act.to(device) - model.act_mean) / model.act_std
         start = F.pad(encoded[:, 0], (model.context_dim - model.dim, 0)).to(device)
@@ -1287,7 +1293,7 @@ def figure_latent(run: Path):
         value, name = saved[name][:3000].T, name.removeprefix("target ")
         low, high = value.min(1, keepdims=True), value.max(1, keepdims=True)
         unit = (value - low) / np.maximum(high - low, 1e-12)
-        if np.ptp(np.square(value[:2]).sum(0)) < 1e-3:  # sine and cosine
+        if len(value) > 1 and np.ptp(np.square(value[:2]).sum(0)) < 1e-3:  # sine and cosine
             colour = colormaps["twilight"](np.arctan2(*value[:2]) / (2 * np.pi) + 0.5)
         elif len(value) > 1:
             colour = np.stack([unit[0], 0.75 - 0.5 * unit.mean(0), unit[1]], 1)
@@ -1477,9 +1483,10 @@ def report(runs: list[Path]) -> str:
     planning, probes, dots = [], [], []
     for group in sorted(groups.values(), key=rank):
         s, seeds = group[0][0], [metrics for _, metrics in group]
-        options = [f"history {s.history}"] * (s.history > 1) + [f"λ {s.lam:g}"]
+        options = [f"history {s.history}"] * (s.history > 1)
+        options += [f"λ {s.lam:g}"] * (s.method != "forward")
         options += [f"rollout {s.rollout}"] * (s.rollout > 1) + [f"spans {s.spans}"] * (s.spans > 1)
-        label = f"{s.method} ({', '.join(options)})"
+        label = f"{s.method} ({', '.join(options)})" if options else s.method
 
         def values(part: str, name: str, seeds=seeds) -> list:
             return [m[part][name] for m in seeds if m.get(part, {}).get(name) is not None]
@@ -1647,7 +1654,10 @@ def settings_for(**given) -> Settings:
     """Settings from what the command line gave, over the preset of the environment and variant."""
     if given.get("data") and "env" not in given:  # a dataset says what it is of, or it is foreign
         meta = Path(given["data"]) / "meta.json"
-        meta = json.loads(meta.read_text()) if meta.exists() else {}
+        try:
+            meta = json.loads(meta.read_text()) if meta.exists() else {}
+        except ValueError as error:
+            raise InputError(f"{meta}: expected JSON, got: {error}; mend or remove it") from error
         given |= {name: meta.get(name, none) for name, none in (("env", "none"), ("variant", ""))}
     env = given.get("env", Settings.env)
     preset = PRESETS.get(env, {}) | PRESETS.get(f"{env}-{given.get('variant')}", {})
@@ -1692,8 +1702,13 @@ def save_checkpoint(path: Path, model: WorldModel, s: Settings, training=None) -
     """Weights and settings; while training, `training` has all that continuing needs besides."""
     content = {"smwm": 1, "settings": dataclasses.asdict(s), "act_dim": len(model.act_mean)}
     content |= {"model": model.state_dict()} | ({"training": training} if training else {})
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # how torch says that a write failed
+            raise OSError(
+                errno.ENOSPC, f"{path} not written ({str(error).splitlines()[0]})"
+            ) from error
 
 
 def load_checkpoint(path: str | Path, device="cpu") -> tuple[WorldModel, Settings]:

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -175,6 +177,184 @@ def test_same_seed_same_metrics(folder, capsys):
     assert results[0] == results[1] != results[2]
 
 
+def test_options_of_the_loss_by_hand():
+    """z = 0, 1, 3, 6 and a = 1, 1, 1; g(z, a) = z + a, so the errors of one step are 0, -1, -2, of
+    two steps from the first two latents -1, -3: L_fwd = (5/3 + 10/2) / 2. h infers z' - z for each
+    block between: over one block the errors are 0, 1, 2, over two 2, 2 and 4, 4: L_inv = (5/3 +
+    40/4) / 2."""
+    z, act = torch.tensor([[[0.0], [1.0], [3.0], [6.0]]]), torch.ones(1, 3, 1)
+    _, parts = smwm.smwm(ByHand(), z, act, rollout=2, spans=2)
+    assert parts["forward_loss"].item() == pytest.approx((5 / 3 + 10 / 2) / 2)
+    assert parts["inverse_loss"].item() == pytest.approx((5 / 3 + 40 / 4) / 2)
+
+
+def test_history_is_the_last_latents_and_blocks():
+    """With h = 3: (z1, a1, z2, a2, z3), zero where there is no past, the same whether made from a
+    whole window, step by step, or by `observe` from frames and past actions."""
+    model = smwm.WorldModel(act_dim=2, dim=8, channels=4, hidden=16, width=16, depth=1, history=3)
+    model.eval()
+    obs = torch.randint(256, (5, 4, 64, 64, 3), dtype=torch.uint8)
+    act = torch.randn(5, 3, 2)
+    z = model.encode(obs)
+    contexts = model.contexts(z, act)
+    assert contexts.shape == (5, 4, 3 * 8 + 2 * 2)
+    assert (contexts[:, 0, :-8] == 0).all() and (contexts[:, 1, :10] == 0).all()
+    parts = [z[:, 1], act[:, 1], z[:, 2], act[:, 2], z[:, 3]]
+    assert torch.equal(contexts[:, 3], torch.cat(parts, -1))
+    model.act_mean.fill_(0.5)
+    model.act_std.fill_(2.0)
+    now = model.observe(obs[:, 1:], 2 * act[:, 1:] + 0.5)
+    assert torch.allclose(now, contexts[:, 3], atol=1e-5)
+    first = model.predict(contexts[:, 3], act[:, 0])
+    second = model.predict(model.advance(contexts[:, 3], act[:, 0], first), act[:, 1])
+    imagined = model.rollout(contexts[:, 3], act[:, :2])
+    assert torch.allclose(imagined, torch.stack([z[:, 3], first, second], 1), atol=1e-5)
+
+
+def test_paper_architecture():
+    """`--encoder vit` has the published size, at 64 and at 224 px, and trains, imagines, plans."""
+    for size in (64, 224):
+        s = smwm.settings_for(env="pusht", encoder="vit", size=size, history=2)
+        model = smwm.build_model(s, 10)
+        assert 15e6 < sum(p.numel() for p in model.parameters()) < 18.5e6
+    s = dataclasses.replace(s, size=64)
+    model = smwm.build_model(s, 10)
+    obs = torch.randint(256, (3, 3, 64, 64, 3), dtype=torch.uint8)
+    loss, _ = smwm.smwm(model, obs, torch.randn(3, 2, 10))
+    loss.backward()
+    for name in ("encoder.cls", "forward_model.blocks.5.modulation.1.weight"):
+        assert model.get_parameter(name).grad.abs().sum() > 0
+    acts = smwm.plan(
+        model.eval(), obs[:, :2], obs[:, 2], past=torch.zeros(3, 1, 10), samples=8, elites=2,
+        iterations=1, horizon=2,
+    )  # fmt: skip
+    assert acts.shape == (3, 2, 10) and acts.isfinite().all()
+
+
+@pytest.mark.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
+def test_devices_agree(trained, dots, device):
+    """The same weights give the same loss, latents and plans on every device there is."""
+    data, results = smwm.Dataset(dots), []
+    rows = data.windows("test", 3)[:64]
+    for place in ("cpu", device):
+        model, s = smwm.load_checkpoint(trained / "checkpoint.pt", place)
+        obs, act = (x.to(place) for x in data.batch(rows, 4, 1))
+        loss, _ = smwm.smwm(model, obs, act)
+        acts = smwm.plan(model, obs[:8, 0], obs[:8, 3], precision="fp32")
+        results.append((loss.detach().cpu(), smwm.encode_all(model, data.frames[:100]), acts.cpu()))
+    (loss, z, acts), (loss2, z2, acts2) = results
+    assert torch.allclose(loss, loss2, rtol=1e-3) and torch.allclose(z, z2, atol=1e-2)
+    assert (acts - acts2).abs().max() < 0.1  # another device draws other noise
+
+
+# -- resume, and several processes -----------------------------------------------------------------
+
+
+def weights(path: Path) -> dict:
+    return torch.load(path / "checkpoint.pt", weights_only=True)["model"]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+LONGER = TINY.replace("--steps 6", "--steps 40") + " --threads 1 --log-every 7"
+
+
+@pytest.mark.parametrize("method", ["smwm", "sigreg"])
+def test_resumed_training_is_bit_identical(folder, capsys, monkeypatch, method):
+    """Cut off after a checkpoint within a logging interval, resumed, and compared: weights, log
+    and metrics of the uninterrupted run."""
+    run(f"train {LONGER} --method {method} --out whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(smwm, "SAVE_EVERY", 0.0)
+        patch.setattr(smwm, "save_checkpoint", cut_after(smwm.save_checkpoint, 17))
+        run(f"train {LONGER} --method {method} --out cut", code=130)
+    assert "training" in torch.load(folder / "cut/checkpoint.pt", weights_only=True)
+    assert "begun with other --steps" in run(
+        f"train {LONGER} --method {method} --out cut --resume --steps 41", code=2, capsys=capsys
+    )
+    run(f"train {LONGER} --method {method} --out cut --resume")
+    assert same(weights(folder / "whole"), weights(folder / "cut"))
+    logs = [
+        [line.split(",")[:1] + line.split(",")[2:] for line in open(folder / name / "log.csv")]
+        for name in ("whole", "cut")
+    ]
+    assert logs[0] == logs[1]
+    metrics = [smwm.load_metrics(folder / name)["probe"] for name in ("whole", "cut")]
+    assert metrics[0] == metrics[1]
+
+
+def cut_after(function, count: int):
+    def wrapped(*args):
+        nonlocal count
+        function(*args)
+        count -= 1
+        if count == 0:
+            raise KeyboardInterrupt
+
+    return wrapped
+
+
+def test_killed_at_any_moment_and_resumed(folder):
+    """kill -9 in collection and at several moments of training: each time the same command with
+    --resume goes on, nothing half-written is taken for whole, and the weights are those of an
+    uninterrupted run."""
+    options = "train --frames 20000 --steps 120 --batch 16 --probe-epochs 1 --tasks 2 --samples 8"
+    options += " --elites 4 --threads 1 --probe-train 500 --probe-test 200"
+    code = f"import sys; sys.path.insert(0, {str(Path(smwm.__file__).parent)!r}); import smwm; "
+    code += "smwm.SAVE_EVERY = 0.02; sys.exit(smwm.main(sys.argv[1:]))"
+
+    def start(*more: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *options.split(), *more],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def kill_when(process: subprocess.Popen, condition) -> None:
+        while process.poll() is None and not condition():
+            time.sleep(0.005)
+        assert process.poll() is None, process.communicate()[0]
+        process.kill()
+        process.wait()
+
+    rng = np.random.default_rng()
+    victim = start("--out", "cut", "--resume")
+    kill_when(victim, lambda: [*folder.glob("data/.*.tmp/frames.npy")])
+    assert not [*folder.glob("data/dotworld*")]  # only under its temporary name
+    step, log = 0, folder / "cut/log.csv"
+    for _ in range(3):
+        victim, step = start("--out", "cut", "--resume"), step + int(rng.integers(2, 35))
+        kill_when(
+            victim, lambda n=step // 10: log.exists() and len(log.read_text().split()) > n + 1
+        )
+        smwm.load_checkpoint(folder / "cut/checkpoint.pt")
+    done = start("--out", "cut", "--resume")
+    assert "planning" in done.communicate()[0] and done.returncode == 0
+    assert not [*folder.glob("**/.*.tmp")] and len([*folder.glob("data/*")]) == 1
+    done = start("--out", "whole")
+    assert done.wait() == 0
+    assert same(weights(folder / "whole"), weights(folder / "cut"))
+    assert len((folder / "cut/log.csv").read_text().split()) == 13
+
+
+def test_two_processes_train_as_one(folder):
+    """torchrun with two CPU processes: the loss curve of one process with the same global batch, up
+    to the batch norms' statistics, which each process takes of its half; one process writes."""
+    options = "train --frames 2000 --steps 60 --batch 64 --probe-epochs 1 --tasks 2 --samples 8"
+    options += " --elites 4 --threads 1 --probe-train 500 --probe-test 200 --out"
+    file = str(Path(smwm.__file__).resolve())
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node=2".split()
+    for name, launch in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *launch, file, *options.split(), name]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("trained") == 1
+    curves = [np.loadtxt(folder / n / "log.csv", delimiter=",", skiprows=1) for n in ("one", "two")]
+    assert curves[0].shape == curves[1].shape == (6, 7)
+    assert np.allclose(curves[0][:, 3:], curves[1][:, 3:], rtol=0.15), curves
+
+
 # -- planning --------------------------------------------------------------------------------------
 
 
@@ -319,6 +499,178 @@ def interrupted(*args):
 
 def die(*args):
     os._exit(1)
+
+
+def foreign(folder: Path, kind: str, frames: np.ndarray, ends: np.ndarray) -> Path:
+    """A dataset as other people have it: 1 action entry, NaN at the episodes' ends, 3 states."""
+    rng, rows = np.random.default_rng(0), len(frames)
+    actions, states = rng.normal(size=(rows, 1)), rng.normal(size=(rows, 3))
+    actions[ends - 1] = np.nan
+    path = folder / f"mine.{kind}"
+    if kind == "npz":
+        np.savez(path, frames=frames, actions=actions, episode_ends=ends, states=states)
+        return path
+    if kind == "folder":
+        path.mkdir()
+        actions[ends - 1] = 0
+        arrays = dict(frames=frames, actions=actions, episode_ends=ends)
+        for name, array in arrays.items():
+            np.save(path / f"{name}.npy", array)
+        return path
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path := folder / "mine.h5", "w") as file:
+        file["pixels"], file["action"] = frames, actions
+        file["proprio"], file["state"] = states[:, :1], states
+        file["note"] = np.array([b"text"] * rows)
+        lengths = np.diff(ends, prepend=0)
+        if kind == "h5":
+            file["ep_len"], file["ep_offset"] = lengths, ends - lengths
+        else:
+            file["episode_idx"] = np.repeat(np.arange(len(ends)), lengths)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5", "h5 by index", "folder"])
+def test_own_data(folder, capsys, kind):
+    """Frames of 96 x 128 in episodes of 50 and 70: read, resized once, trained on and probed; what
+    cannot be is off, and says so."""
+    frames = np.random.default_rng(1).integers(0, 255, (600, 96, 128, 3)).astype(np.uint8)
+    path = foreign(
+        folder, kind, frames, np.array([50, 120, 170, 240, 290, 360, 410, 480, 530, 600])
+    )
+    run(f"train {TINY} --data {path} --out new")
+    said = capsys.readouterr()
+    assert "planning: off" in said.out and "Traceback" not in said.err
+    probed = smwm.load_metrics(folder / "new")["probe"]["linear"].keys()
+    expected = {"npz": {"states"}, "folder": set()}.get(kind, {"proprio", "state"})
+    assert probed == expected and (("probes: off" in said.out) == (kind == "folder"))
+    (made,) = (folder / "data").iterdir()
+    data = smwm.Dataset(made)
+    assert data.size == 64 and data.ends.tolist()[:2] == [50, 120]
+    assert data.actions.isfinite().all() and (data.actions[49] == 0).all()
+    block = frames[7, :3, :2].astype(float)  # an output pixel is the mean of 1.5 x 2 input pixels
+    mean = (block[0] + block[1] / 2).mean(0) / 1.5
+    assert np.abs(data.frames[7, 0, 0].numpy() - mean).max() <= 0.51
+    stamp = (made / "frames.npy").stat().st_mtime_ns
+    run(f"train {TINY} --data {path} --out again")
+    assert (made / "frames.npy").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5", "folder"])
+def test_data_larger_than_memory(folder, kind):
+    """400 MB of frames, read, trained on and probed where a process may have 350 MB more than it
+    has after the imports."""
+    rows, ends = 32_000, np.arange(100, 32_001, 100)
+    frames = np.lib.format.open_memmap(folder / "zeros.npy", "w+", np.uint8, (rows, 64, 64, 3))
+    path = foreign(folder, kind, frames, ends)
+    code = f"""if True:
+        import re, resource, sys
+        sys.path.insert(0, {str(Path(smwm.__file__).parent)!r})
+        import smwm, torch
+        torch.set_num_threads(1)
+        try:
+            import h5py
+        except ImportError:
+            pass
+        used = int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (used + 350_000_000,) * 2)
+        try:
+            bytearray(400_000_000)
+            sys.exit("the limit does not hold")
+        except MemoryError:
+            pass
+        sys.exit(smwm.main({f"train {TINY} --threads 1 --probe-train 500 --data {path}".split()}))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "trained" in done.stdout, done.stderr
+
+
+BAD_FILES = {
+    "truncated": lambda p: os.truncate(p, p.stat().st_size // 2),
+    "foreign": lambda p: p.write_text("hello"),
+    "no frames": lambda p: np.savez(p, actions=np.zeros((9, 1)), episode_ends=np.array([9])),
+    "float frames": lambda p: rewrite(p, frames=lambda a: a / 255),
+    "no episodes": lambda p: rewrite(p, episode_ends=lambda a: a[:0]),
+    "actions short": lambda p: rewrite(p, actions=lambda a: a[:-1]),
+    "NaN": lambda p: rewrite(p, states=lambda a: a * np.nan),
+    "ends short": lambda p: rewrite(p, episode_ends=lambda a: a - 1),
+    "malicious": lambda p: rewrite(p, states=lambda a: np.array([Malicious()] * 120, object)),
+    "malicious frames": lambda p: rewrite(p, frames=lambda a: np.array([Malicious()], object)),
+}
+
+
+def rewrite(path: Path, **changes) -> None:
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {name: change(arrays[name]) for name, change in changes.items()})
+
+
+@pytest.mark.parametrize("fault", BAD_FILES)
+def test_bad_file_ends_in_one_line(folder, capsys, fault):
+    frames = np.zeros((120, 32, 32, 3), np.uint8)
+    path = foreign(folder, "npz", frames, np.array([60, 120]))
+    BAD_FILES[fault](path)
+    error = run(f"train {TINY} --data {path} --out new", code=2, capsys=capsys).splitlines()[-1]
+    assert error.startswith("error: ") and "expected" in error and "mine" in error
+    assert {p.name for p in folder.rglob("*")} <= {"mine.npz", "data"}  # and nothing executed
+
+
+def test_a_block_longer_than_the_episodes_ends_in_one_line(folder, capsys):
+    path = foreign(folder, "npz", np.zeros((120, 64, 64, 3), np.uint8), np.arange(4, 121, 4))
+    error = run(f"train {TINY} --data {path} --out new", code=2, capsys=capsys).splitlines()[-1]
+    assert "expected train episodes of more than 15 frames, the longest of 30 has 4" in error
+
+
+class Drift(gym.Env):
+    """A foreign environment: a square moved by the action, in its own pixels; ends at random."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    observation_space = gym.spaces.Dict(place=gym.spaces.Box(0, 90, (2,), np.float32))
+    action_space = gym.spaces.Box(np.float32([-2, 0]), np.float32([2, 4]))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.uniform(0, 90, 2).astype(np.float32)
+        return {"place": self.place}, {"heat": 0.5, "name": "drift"}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.place = np.clip(self.place + action - [0, 2], 0, 90).astype(np.float32)
+        over = bool(self.np_random.random() < 0.02)
+        return {"place": self.place}, 0.0, over, False, {"heat": 0.5, "name": "drift"}
+
+    def render(self):
+        frame = np.full((120, 100, 3), 255, np.uint8)
+        x, y = self.place.astype(int)
+        frame[y : y + 12, x : x + 10] = (200, 0, 0)
+        return frame
+
+
+def test_any_gymnasium_environment(folder, capsys):
+    """Collected with random actions, trained, probed by its observation and info, planned in by
+    latent distance, drawn; episodes end where the environment ends them."""
+    gym.register("Drift-v0", Drift)
+    run(f"train {TINY.replace('400', '2000')} --env gymnasium:Drift-v0 --block 2 --episode 100")
+    out, metrics = (
+        capsys.readouterr().out,
+        smwm.load_metrics(folder / "runs/gymnasium-Drift-v0-smwm-s0"),
+    )
+    assert metrics["probe"]["linear"].keys() == {"observation", "heat"}
+    assert metrics["planning"].keys() >= {"distance", "random_distance"}
+    assert "latent distance to the goal" in out
+    (path,) = (folder / "data").iterdir()
+    data = smwm.Dataset(path)
+    assert len(data.ends) > 20 and data.actions.abs().max() <= 1
+    place, actions = data.states[:, :2].numpy(), data.actions.numpy()
+    moved = np.clip(place[:-1] + 2 * actions[:-1], 0, 90) - place[1:]
+    inner = np.setdiff1d(np.arange(len(moved)), data.ends - 1)
+    assert np.abs(moved[inner]).max() < 1e-4
+    run("figures runs/gymnasium-Drift-v0-smwm-s0")
+    for name, words in (("CartPole-v1", "bounded continuous actions"), ("Nope-v7", "Nope")):
+        error = run(f"train {TINY} --env gymnasium:{name}", code=2, capsys=capsys)
+        assert words in error.splitlines()[-1] and "gymnasium:" in error
 
 
 # -- environments ----------------------------------------------------------------------------------
@@ -698,14 +1050,19 @@ BAD_DATA = {
     "flat frames": (damage("frames", lambda a: a.ravel()), "frames.npy: expected uint8"),
     "one number": (damage("frames", lambda a: a.max()), "frames.npy: expected uint8"),
     "ends a number": (damage("episode_ends", np.int64(400)), "episode_ends.npy: expected"),
-    "actions short": (damage("actions", lambda a: a[:-3]), "actions.npy: expected (400, n)"),
+    "actions short": (
+        damage("actions", lambda a: a[:-3]),
+        "actions.npy: expected numbers (400, n)",
+    ),
     "no episodes": (damage("episode_ends", np.zeros(0, np.int64)), "episode_ends.npy: expected"),
     "ends fall": (damage("episode_ends", np.array([300, 200, 400])), "episode_ends.npy: expected"),
     "truncated": (
         lambda p: os.truncate(p / "frames.npy", 10_000),
         "expected a dataset folder, got",
     ),
-    "no file": (lambda p: (p / "states.npy").unlink(), "states.npy"),
+    "no file": (lambda p: (p / "actions.npy").unlink(), "actions.npy"),
+    "one episode": (damage("episode_ends", np.array([400])), "expected two episodes or more"),
+    "text": (damage("actions", lambda a: a.astype(str)), "actions.npy: expected numbers"),
     "foreign": (lambda p: (p / "frames.npy").write_text("hello"), "expected a dataset folder, got"),
     "bad meta": (lambda p: (p / "meta.json").write_text("{"), "expected a dataset folder, got"),
     "malicious": (
@@ -725,7 +1082,18 @@ def test_bad_dataset_ends_in_one_line(folder, capsys, fault):
     assert not (folder / "executed").exists()
 
 
-@pytest.mark.parametrize("fault", ["truncated", "foreign", "malicious", "other model", "not there"])
+BAD_CHECKPOINTS = [
+    "truncated",
+    "foreign",
+    "malicious",
+    "other model",
+    "version",
+    "NaN",
+    "not there",
+]
+
+
+@pytest.mark.parametrize("fault", BAD_CHECKPOINTS)
 def test_bad_checkpoint_ends_in_one_line(folder, capsys, fault):
     run(f"train {TINY} --out one")
     path = folder / "one/checkpoint.pt"
@@ -739,11 +1107,37 @@ def test_bad_checkpoint_ends_in_one_line(folder, capsys, fault):
         content = torch.load(path, weights_only=True)
         content["settings"]["dim"] = 7
         torch.save(content, path)
+    elif fault == "version":
+        torch.save(torch.load(path, weights_only=True) | {"smwm": 2}, path)
+    elif fault == "NaN":
+        content = torch.load(path, weights_only=True)
+        content["model"]["act_mean"][0] = math.nan
+        torch.save(content, path)
     else:
         path.unlink()
     error = run("plan one", code=2, capsys=capsys)
     assert "one/checkpoint.pt: expected" in error.splitlines()[-1] and "Traceback" not in error
     assert not (folder / "executed").exists()
+
+
+def test_full_disk_leaves_the_checkpoint_usable(folder, capsys):
+    """A quota on the size of files (RLIMIT_FSIZE) stands for a disk that fills up while a
+    checkpoint is written: one line, and the checkpoint before it loads."""
+    run(f"train {TINY} --out one")
+    before = (folder / "one/checkpoint.pt").read_bytes()
+    model, s = smwm.load_checkpoint(folder / "one/checkpoint.pt")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            smwm.save_checkpoint(folder / "one/checkpoint.pt", model, s)
+        error = run(f"train {TINY} --out two", code=2, capsys=capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (folder / "one/checkpoint.pt").read_bytes() == before
+    assert error.splitlines()[-1].startswith("error: ") and "Traceback" not in error
+    assert not [*folder.glob("**/.*.tmp")]
+    run(f"train {TINY} --out two --resume")
 
 
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -753,7 +1147,7 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def full(content, temporary):
-        temporary.write_bytes(b"half")
+        temporary.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
