@@ -1467,7 +1467,7 @@ def mean_error(values: list[float], digits: int) -> str:
     return text if error is None else f"{text} ± {error:.{digits}f}"
 
 
-def group_runs(runs: list[Path]) -> list[tuple[Settings, str, list[dict]]]:
+def group_runs(runs: list[Path]) -> list[tuple["Settings", str, list[dict]]]:
     """Settings, label and the metrics of each seed, for runs that differ by their seed alone."""
     groups = {}
     for run in runs:
@@ -1490,7 +1490,7 @@ def group_runs(runs: list[Path]) -> list[tuple[Settings, str, list[dict]]]:
     return sorted(rows, key=order)
 
 
-def planning_row(s: Settings, label: str, seeds: list[dict]) -> list:
+def planning_row(s: "Settings", label: str, seeds: list[dict]) -> list:
     published = PUBLISHED_PLANNING.get(s.env, {})
     ours = PUBLISHED_PLANNING.get(f"{s.env} history {s.history}", published).get(s.method, "-")
     plans = [m["planning"] for m in seeds if "success" in m.get("planning", {})]
@@ -1515,7 +1515,7 @@ def planning_row(s: Settings, label: str, seeds: list[dict]) -> list:
     ]
 
 
-def probe_rows(s: Settings, label: str, seeds: list[dict]) -> list[list]:
+def probe_rows(s: "Settings", label: str, seeds: list[dict]) -> list[list]:
     rows = []
     for name in seeds[0]["probe"]["linear"]:
         pair = PUBLISHED_PROBES.get((s.env, name), {}).get(s.method, ("-", "-"))
@@ -1525,7 +1525,7 @@ def probe_rows(s: Settings, label: str, seeds: list[dict]) -> list[list]:
     return rows
 
 
-def dot_row(s: Settings, label: str, seeds: list[dict]) -> list:
+def dot_row(s: "Settings", label: str, seeds: list[dict]) -> list:
     held, plan = make_env(s.env, s.variant, s.size).controlled, seeds[0]["planning"]
     linear = [m["probe"]["linear"] for m in seeds]
     r2s = {name: mean_error([values[name] for values in linear], 4) for name in linear[0]}
