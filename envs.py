@@ -981,6 +981,7 @@ class Cube(PixelEnv):
         "right": (44, 160, 44),
     }
     CAMERA, PITCH, VIEW = np.array([1.5, 0.0, 0.75]), math.radians(30), math.radians(42)
+    LAMP = np.array([0.42, 0.0, 1.5])
     controlled = ("cube position", "gripper position", "gripper opening", "gripper yaw")
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):
@@ -1047,7 +1048,7 @@ class Cube(PixelEnv):
         return np.rint(colors).astype(np.uint8).reshape(size, size, 3)
 
     def _cast(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Colours (n, 3) and geom ids (n,) at frame positions in pixels."""
+        """Colours (n, 3) and geom ids (n,), 100 more in a shadow, at frame positions in pixels."""
         half, (c, s) = math.tan(self.VIEW / 2), (math.cos(self.PITCH), math.sin(self.PITCH))
         right, up = (2 * x / self.size - 1) * half, (1 - 2 * y / self.size) * half
         # the camera looks towards -x and down; its right is +y, its up (-s, 0, c)
@@ -1058,7 +1059,13 @@ class Cube(PixelEnv):
         mujoco.mj_multiRay(self._model, scene, self.CAMERA, rays.ravel(), None, 1, -1, *found)
         light = np.array([0.36, 0.48, 0.8])
         shade = 0.55 + 0.45 * np.abs(normals.reshape(-1, 3) @ light)
-        return self._colors[hit] * shade[:, None], hit
+        # A lamp overhead throws the shadows: they tell a thing's height from its distance.
+        rays = self.CAMERA + distance[:, None] * rays - self.LAMP
+        found = np.empty(n, np.int32), distance, None, n, 10.0
+        mujoco.mj_multiRay(self._model, scene, self.LAMP, rays.ravel(), None, 1, -1, *found)
+        shadow = distance < 0.999  # met something before the point
+        shade[shadow] *= 0.6
+        return self._colors[hit] * shade[:, None], hit + 100 * shadow
 
     def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
         return bool(np.sqrt(((state[:3] - goal[:3]) ** 2).sum()) <= self.GOAL_DISTANCE)
@@ -1075,7 +1082,7 @@ class Cube(PixelEnv):
     def behavior(self, rng: np.random.Generator):
         """Pick the cube up, carry it to a random place, put it down, wander about, and again; speed
         and noise differ by episode."""
-        noise, speed = rng.uniform(0, 0.2), rng.uniform(0.3, 0.8)
+        noise, speed = rng.uniform(0, 0.1), rng.uniform(0.25, 0.6)
         plan = {"phase": "above"}
 
         def draw() -> None:
@@ -1123,6 +1130,7 @@ class Cube(PixelEnv):
             lost = (
                 phase in ("lift", "carry", "lower") and math.sqrt(((hand - cube) ** 2).sum()) > 0.04
             )
+            lost |= phase in ("lift", "carry") and rng.random() < 0.02  # let go: what falls, shows
             if done or lost or plan["wait"] > 60:
                 order = ["above", "down", "close", "lift", "carry", "lower", "open", "retreat"]
                 following = order[(order.index(phase) + 1) % 8] if done and not lost else "retreat"
@@ -1131,6 +1139,7 @@ class Cube(PixelEnv):
                 plan.update(phase=following, wait=0)
             action = np.append((target - hand) / 0.05, [turn / 0.3, close])
             action[:4] = np.clip(action[:4], -speed, speed) + rng.normal(0, noise, 4)
+            action[4] += rng.normal(0, 5 * noise)
             return np.clip(action, -1, 1).astype(np.float32)
 
         return policy

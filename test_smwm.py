@@ -865,7 +865,7 @@ PICTURES = {
     ("tworoom", "default"): ("8e720e209297", "5f94955b2aac"),
     ("reacher", "default"): ("767f93f633a8", "c26605d33929"),
     ("pusht", "default"): ("ba422902ef27", "272c09d6e405"),
-    ("cube", "default"): ("24a7bc255e8e", "3adf3f70583c"),
+    ("cube", "default"): ("bb793e1b9e11", "38482cd4a7f3"),
 }
 
 
@@ -1022,6 +1022,30 @@ def test_interrupted_training_is_not_taken_for_whole(folder, capsys, monkeypatch
         patch.setattr(smwm, "train", interrupted)
         assert "interrupted" in run(f"train {TINY} --out cut", code=130, capsys=capsys)
     assert "let training finish" in run("probe cut", code=2, capsys=capsys)
+
+
+def test_report_has_every_run_and_the_published_values(folder, capsys):
+    """Seeds share a row, mean ± standard error; the README's tables are the report's output."""
+    for seed in (0, 1):
+        run(f"train {TINY} --env tworoom --episode 60 --seed {seed}")
+    runs = sorted((folder / "runs").iterdir())
+    table = smwm.report(runs)
+    scores = [smwm.load_metrics(path)["planning"]["success"] for path in runs]
+    error = np.std(scores, ddof=1) / math.sqrt(2)
+    (row,) = [line for line in table.splitlines() if line.startswith("| tworoom | smwm")]
+    assert f"| 2 | {np.mean(scores):.1f} ± {error:.1f} |" in row and "| 100 |" in row
+    capsys.readouterr()
+    run(f"report {runs[0]} {runs[1]}")
+    assert capsys.readouterr().out.strip() == table
+    assert "no-run: expected a run folder" in run("report no-run", code=2, capsys=capsys)
+
+
+def test_readme_tables_are_the_reports_output():
+    here = Path(smwm.__file__).parent
+    kept = sorted((here / ".github/results").iterdir())
+    said = (here / "README.md").read_text()
+    for table in smwm.report(kept).split("\n\n"):
+        assert table in said
 
 
 class Malicious:
