@@ -211,6 +211,21 @@ def test_history_is_the_last_latents_and_blocks():
     assert torch.allclose(imagined, torch.stack([z[:, 3], first, second], 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_encoder_keeps_the_precision_of_its_training(dots, precision):
+    """Whatever surrounds it: its batch norms know the rounding that they were trained with."""
+    data, s = smwm.Dataset(dots), smwm.settings_for(steps=5, precision=precision)
+    model = smwm.build_model(s, 2)
+    smwm.train(model, data, s)
+    with torch.inference_mode():
+        z = model.encode(data.frames[:50])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(model.encode(data.frames[:50]), z)
+        model.bf16.logical_not_()
+        other = model.encode(data.frames[:50])
+    assert z.dtype == torch.float32 and not torch.equal(z, other)
+
+
 def test_paper_architecture():
     """`--encoder vit` has the published size, at 64 and at 224 px, and trains, imagines, plans."""
     for size in (64, 224):
@@ -813,7 +828,7 @@ def test_behaviour_data_teaches():
     than 20 degrees in a quarter; the cube moves more than 4 cm in half; half of the rooms' episodes
     pass the door; the arm's wrist meets all of its range."""
     states = {}
-    for env, episodes in (("pusht", 8), ("cube", 8), ("tworoom", 40), ("reacher", 40)):
+    for env, episodes in (("pusht", 40), ("cube", 16), ("tworoom", 40), ("reacher", 40)):
         world = smwm.make_env(env, "default", 16)
         states[env] = []
         for seed in range(episodes):
