@@ -305,6 +305,16 @@ class WorldModel(nn.Module):
         return torch.stack(latents, dim=-2)
 
 
+def use_bf16(device: torch.device, precision: str) -> bool:
+    """Whether to multiply in bfloat16; "auto": where the hardware does it fast."""
+    fast = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else True
+    return precision == "bf16" or (precision == "auto" and fast)
+
+
+def autocast(device: torch.device, precision: str):
+    return torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(device, precision))
+
+
 # ------------------------------------------------------------------------------------------------
 # Losses: (model, obs (B, T, S, S, 3) uint8, act (B, T-1, A)) -> loss to minimise, named parts
 # ------------------------------------------------------------------------------------------------
@@ -898,16 +908,6 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None, save=None, 
 SAVE_EVERY = 60.0  # seconds between checkpoints
 
 
-def use_bf16(device: torch.device, precision: str) -> bool:
-    """Whether to multiply in bfloat16; "auto": where the hardware does it fast."""
-    fast = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else True
-    return precision == "bf16" or (precision == "auto" and fast)
-
-
-def autocast(device: torch.device, precision: str):
-    return torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(device, precision))
-
-
 # ------------------------------------------------------------------------------------------------
 # Planning
 # ------------------------------------------------------------------------------------------------
@@ -1294,7 +1294,7 @@ def figure_training(run: Path):
 
 def figure_latent(run: Path):
     """The spectrum; then, a row a quantity, the world and the latent's leading components, in the
-    same colours: a map of the plane, a wheel for an angle, a scale for one number."""
+    same colours: a map of the plane, a wheel for the (first) angle, a scale for one number."""
     from matplotlib import colormaps
 
     saved, latent = np.load(run / "latents.npz"), load_metrics(run)["latent"]
@@ -1309,15 +1309,19 @@ def figure_latent(run: Path):
     pcs = saved["components"][:3000].T
     for row, name in zip(axes, names, strict=True):
         value, name = saved[name][:3000].T, name.removeprefix("target ")
-        low, high = value.min(1, keepdims=True), value.max(1, keepdims=True)
-        unit = (value - low) / np.maximum(high - low, 1e-12)
-        if len(value) > 1 and np.ptp(np.square(value[:2]).sum(0)) < 1e-3:  # sine and cosine
-            colour = colormaps["twilight"](np.arctan2(*value[:2]) / (2 * np.pi) + 0.5)
+        half, span = len(value) // 2, np.ptp(value, axis=1, keepdims=True)
+        unit = (value - value.min(1, keepdims=True)) / np.maximum(span, 1e-12)
+        circle = np.square(value[:half]) + np.square(value[half : 2 * half])
+        if half and np.abs(circle - 1).max() < 1e-3:  # sines, then cosines, of one or more angles
+            angles = np.arctan2(value[:half], value[half:])
+            colour = colormaps["twilight"](angles[0] / (2 * np.pi) + 0.5)
+            world = angles[:2] if half > 1 else value
         elif len(value) > 1:
-            colour = np.stack([unit[0], 0.75 - 0.5 * unit.mean(0), unit[1]], 1)
+            colour = np.stack([unit[0], 0.75 - 0.5 * unit[:2].mean(0), unit[1]], 1)
+            world = value[:2]
         else:
             colour = colormaps["viridis"](unit[0])
-        world = value[:2] if len(value) > 1 else (value[0], np.linspace(0, 1, value.shape[1]))
+            world = value[0], np.linspace(0, 1, value.shape[1])
         panels = ((world, name), (pcs[:2], "latent, PC 1 and 2"), (pcs[2:], "latent, PC 3 and 4"))
         for ax, (points, title) in zip(row[1:], panels, strict=True):
             ax.scatter(*points, 3, colour)
@@ -1812,13 +1816,13 @@ def run_train(s: Settings, given: dict, overwrite: bool, resume: bool) -> None:
         expect(not other, message)
         s = dataclasses.replace(before, **{name: getattr(s, name) for name in here})
     elif lead:
-        if run.exists():
+        if run.exists() and [*run.glob("[!.]*")]:
             hint = "choose another --out, --resume it, or --overwrite to replace it"
             expect(overwrite, f"{run}: exists already; {hint}")
             ours = (run / "settings.json").exists()
             expect(ours, f"{run}: not a run folder (no settings.json); it is left as it is")
             shutil.rmtree(run)
-        run.mkdir(parents=True)  # before the long work: an unwritable place is told now
+        run.mkdir(parents=True, exist_ok=True)  # now: an unwritable place is told at once
         write_json(run / "settings.json", dataclasses.asdict(s))
     if lead:
         try:
