@@ -1083,7 +1083,6 @@ class Cube(PixelEnv):
         """Pick the cube up, carry it to a random place, put it down, wander about, and again; speed
         and noise differ by episode."""
         noise, speed = rng.uniform(0, 0.1), rng.uniform(0.25, 0.6)
-        shaky = rng.choice([0.0, 0.6, 1.2])  # what a gripper that opens a little loses, shows too
         plan = {"phase": "above"}
 
         def draw() -> None:
@@ -1140,7 +1139,7 @@ class Cube(PixelEnv):
                 plan.update(phase=following, wait=0)
             action = np.append((target - hand) / 0.05, [turn / 0.3, close])
             action[:4] = np.clip(action[:4], -speed, speed) + rng.normal(0, noise, 4)
-            action[4] += rng.normal(0, shaky)
+            action[4] += rng.normal(0, 5 * noise)
             return np.clip(action, -1, 1).astype(np.float32)
 
         return policy

@@ -1674,7 +1674,7 @@ PRESETS = {
     "tworoom": dict(frames=100_000, episode=100, steps=1500),
     "reacher": dict(frames=200_000, episode=100, steps=3000),
     "pusht": dict(frames=600_000, episode=100, steps=4500, history=3),
-    "cube": dict(frames=200_000, episode=100, steps=5000, lr=2e-3),
+    "cube": dict(frames=200_000, episode=100, steps=4000, lr=2e-3),
 }  # fmt: skip
 
 

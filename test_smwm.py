@@ -1,7 +1,9 @@
 """Each test checks a claim of the method, of an environment or of the command line: pytest -q."""
 
 import dataclasses
+import functools
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -368,6 +370,21 @@ def test_two_processes_train_as_one(folder):
     curves = [np.loadtxt(folder / n / "log.csv", delimiter=",", skiprows=1) for n in ("one", "two")]
     assert curves[0].shape == curves[1].shape == (6, 7)
     assert np.allclose(curves[0][:, 3:], curves[1][:, 3:], rtol=0.15), curves
+
+
+def test_pieces_work_where_they_are_copied():
+    """The sections Model and Losses, and the planner, in a file that imports torch alone."""
+    source = Path(smwm.__file__).read_text()
+    start, end = source.index("# Model\n"), source.index("# ----", source.index("METHODS = {"))
+    names = {"torch": torch, "Tensor": torch.Tensor, "nn": nn, "F": nn.functional}
+    copy = names | {"partial": functools.partial}
+    exec(source[start:end], copy)
+    exec(inspect.getsource(smwm.cem) + inspect.getsource(smwm.plan), copy)
+    obs = torch.randint(256, (2, 2, 64, 64, 3), dtype=torch.uint8)
+    model = copy["WorldModel"](act_dim=2)
+    loss, _ = copy["smwm"](model, obs, torch.randn(2, 1, 2))
+    acts = copy["plan"](model.eval(), obs[:, 0], obs[:, 1], samples=8, elites=2, iterations=2)
+    assert loss.isfinite() and acts.shape == (2, 5, 2)
 
 
 # -- planning --------------------------------------------------------------------------------------
