@@ -21,7 +21,9 @@ actions whose imagined end is nearest to the latent of a goal image, in a recedi
     python smwm.py figures runs/dotworld-smwm-s0
     python smwm.py report runs/*                              # tables, published values beside
 
-MEASURED
+Measured for the first command, on 2 cores of an AMD EPYC (AVX-512, bf16), Python 3.11, torch 2.13:
+10 s with imports and data, R2 0.9997, effective dimension 2.10, 100 of 100 planning tasks solved
+(random policy 11), seed 0. The README has the other environments and methods.
 
 Shape letters: B batch, T time, S image side, D latent, A action block (k env actions of m entries,
 flattened), C context (what the forward model sees: D entries, more with a history), N samples and
@@ -41,6 +43,7 @@ Differs from the paper
     7. Options beyond the paper's loss, off by default: `--rollout` trains the forward model on
        several steps of its own predictions, `--spans` adds inverse models over several blocks.
     8. Push-T's preset has `--history 3`; the paper's setting is 1.
+    9. SIGReg takes 256 projections a step, LeWorldModel 1024.
 
 Does not do
     Rewards, online data, discrete actions, decoding of latents to pixels, image augmentation.

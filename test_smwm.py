@@ -359,6 +359,7 @@ def test_two_processes_train_as_one(folder):
     """torchrun with two CPU processes: the loss curve of one process with the same global batch, up
     to the batch norms' statistics, which each process takes of its half; one process writes."""
     options = "train --frames 2000 --steps 60 --batch 64 --probe-epochs 1 --tasks 2 --samples 8"
+    options += " --lr 1e-3 --precision fp32"
     options += " --elites 4 --threads 1 --probe-train 500 --probe-test 200 --out"
     file = str(Path(smwm.__file__).resolve())
     torchrun = "-m torch.distributed.run --standalone --nproc-per-node=2".split()
@@ -1024,7 +1025,7 @@ def test_environments_refuse_bad_input(env, call, words):
         ("--elites 400", "--elites: expected 2 to --samples"),
         ("--sequence 60", "expected train episodes of more than 59 frames"),
         ("--device cuda:9", "--device cuda:9: not usable here"),
-        ("--data nowhere", "nowhere: expected a dataset folder"),
+        ("--data nowhere", "nowhere: expected a dataset, found nothing"),
         ("--out /proc/run", "/proc/run"),
         ("--lr 1e30 --steps 40", "the loss became nan"),
     ],
