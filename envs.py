@@ -834,9 +834,11 @@ class PushT(PixelEnv):
         }
 
     def behavior(self, rng: np.random.Generator):
-        """Walk round the block to a point of its outline, of six random ones the nearest, push it
-        there for some steps in a direction about the inward normal, and again; no pushing on
-        towards a near wall."""
+        """Walk round the block to a point of its outline, of six random ones the nearest, and
+        hammer there: back off and strike, a few units deep at right angles to the side, some times;
+        and again elsewhere. Nothing is pushed on towards a near wall.
+
+        The angle of the block tells where and which way a stroke turns, so it tells the actions."""
         outline = np.array(
             [(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)]
         )
@@ -854,16 +856,15 @@ class PushT(PixelEnv):
                 edge = rng.choice(8, p=lengths / lengths.sum())
                 point = outline[edge] + rng.uniform(0.05, 0.95) * edges[edge]
                 inward = np.array([-edges[edge][1], edges[edge][0]]) / lengths[edge]
-                turn = env._rotation(rng.uniform(-0.5, 0.5))
-                direction = rotation @ turn @ inward
-                if inside(origin + rotation @ env._cog + 100 * direction):
+                if inside(origin + rotation @ (env._cog + 100 * inward)):
                     away = math.hypot(*(origin + rotation @ point - env._agent.position))
-                    found.append((away, point, inward, turn))
+                    found.append((away, point, inward))
                 if len(found) == 6:
                     break
-            _, point, inward, turn = min(found or [(0, point, inward, turn)], key=lambda f: f[0])
-            plan.update(point=point, inward=inward, turn=turn, left=int(rng.integers(5, 15)))
-            plan.update(speed=rng.uniform(0.05, 0.15), walking=True)
+            _, point, inward = min(found or [(0, point, inward)], key=lambda f: f[0])
+            plan.update(point=point, inward=inward, phase="walk", wait=0)
+            plan.update(left=int(rng.integers(2, 6)), swing=rng.uniform(25, 60))
+            plan.update(depth=rng.uniform(4, 14), speed=rng.uniform(0.3, 0.7))
 
         def policy(env: "PushT") -> np.ndarray:
             if plan["left"] <= 0:
@@ -871,28 +872,34 @@ class PushT(PixelEnv):
             agent, rotation = np.array(env._agent.position), env._rotation(env._block.angle)
             origin = np.array(env._block.position)
             centre = origin + rotation @ env._cog
-            contact, inward = origin + rotation @ plan["point"], rotation @ plan["inward"]
-            start = contact - (env.AGENT_RADIUS + 12) * inward
-            if plan["walking"]:
-                # round the block on a circle, then straight to where the push starts
+            inward = rotation @ plan["inward"]
+            contact = origin + rotation @ plan["point"] - env.AGENT_RADIUS * inward
+            start, speed = contact - plan["swing"] * inward, plan["speed"]
+            goal = start
+            plan["wait"] += 1
+            if plan["phase"] == "walk":
+                # round the block on a circle, then straight to where the strokes start
                 a, b = (math.atan2(*(p - centre)[::-1]) for p in (agent, start))
-                angle = math.remainder(b - a, 2 * math.pi)
-                goal = start
+                angle, speed = math.remainder(b - a, 2 * math.pi), 0.5
                 if abs(angle) > 0.5:
                     step = a + math.copysign(min(abs(angle), 0.7), angle)
                     goal = centre + 115 * np.array([math.cos(step), math.sin(step)])
-                step = np.clip(goal, 20, env.WORLD - 20) - agent
-                action = step / max(0.4 * env.ACTION, math.hypot(*step) / 0.35)
-                plan["walking"] = math.hypot(*(start - agent)) > 12
-                plan["patience"] = plan.get("patience", 0) + 1
-                if plan["patience"] > 25:
-                    plan.update(left=0, patience=0)
-            else:
-                direction = rotation @ plan["turn"] @ plan["inward"]
-                action = plan["speed"] * direction
-                ahead = centre + 30 * direction
-                outwards = not inside(ahead) and direction @ (centre - env.WORLD / 2) > 0
-                plan.update(left=0 if outwards else plan["left"] - 1, patience=0)
+                goal = np.clip(goal, 20, env.WORLD - 20)
+                if plan["wait"] > 25:
+                    plan["left"] = 0
+            elif plan["phase"] == "strike":
+                goal = plan["end"]
+                if (goal - agent) @ inward < 6 or plan["wait"] > 12:
+                    plan.update(phase="back", wait=0)
+            arrived = math.hypot(*(start - agent)) < (12 if plan["phase"] == "walk" else 8)
+            late = plan["phase"] == "back" and plan["wait"] > 12
+            if plan["phase"] != "strike" and (arrived or late):
+                plan["left"] -= plan["phase"] == "back"
+                plan.update(phase="strike", wait=0, end=contact + plan["depth"] * inward)
+                if not inside(centre + 30 * inward) and inward @ (centre - env.WORLD / 2) > 0:
+                    plan["left"] = 0
+            step = goal - agent
+            action = step / max(0.4 * env.ACTION, math.hypot(*step) / speed)
             return np.clip(action + rng.normal(0, 0.03, 2), -1, 1).astype(np.float32)
 
         return policy
@@ -915,7 +922,7 @@ class Cube(PixelEnv):
     0.05 m, yaw in units of 0.3 rad, opening in units of 1 (positive closes).
 
     ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: from a camera in front, looking down at 30 degrees.
+    `Box(0, 255, (size, size, 3), uint8)`: from a camera in front, looking down at 40 degrees.
 
     ## Rewards
     1 on a step that reaches the goal, else 0.
@@ -942,9 +949,9 @@ class Cube(PixelEnv):
       <default>
         <position kp="1500" kv="55"/>
         <default class="finger">
-          <geom type="box" size="0.01 0.004 0.025" mass="0.02" condim="4"/>
+          <geom type="box" size="0.012 0.008 0.025" mass="0.02" condim="4"/>
           <joint type="slide" range="0 0.04"/>
-          <position kp="750" kv="25" forcerange="-15 15"/>
+          <position kp="750" kv="25" forcerange="-15 15" timeconst="0.2"/>
         </default>
       </default>
       <worldbody>
@@ -956,13 +963,13 @@ class Cube(PixelEnv):
           <inertial pos="0 0 0.05" mass="0.35" diaginertia="0.002 0.002 0.002"/>
           <joint name="x" type="slide" axis="1 0 0"/><joint name="y" type="slide" axis="0 1 0"/>
           <joint name="z" type="slide" axis="0 0 1"/><joint name="yaw" type="hinge" axis="0 0 1"/>
-          <geom name="palm" type="box" size="0.015 0.05 0.012" pos="0 0 0.047" contype="0"
+          <geom name="palm" type="box" size="0.01 0.055 0.008" pos="0 0 0.043" contype="0"
                 conaffinity="0"/>
           <body gravcomp="1" childclass="finger">
-            <joint name="left" axis="0 1 0"/><geom name="left" pos="0 0.004 0.01"/>
+            <joint name="left" axis="0 1 0"/><geom name="left" pos="0 0.008 0.01"/>
           </body>
           <body gravcomp="1" childclass="finger">
-            <joint name="right" axis="0 -1 0"/><geom name="right" pos="0 -0.004 0.01"/>
+            <joint name="right" axis="0 -1 0"/><geom name="right" pos="0 -0.008 0.01"/>
           </body>
         </body>
       </worldbody>
@@ -980,7 +987,7 @@ class Cube(PixelEnv):
         "left": (31, 119, 180),
         "right": (44, 160, 44),
     }
-    CAMERA, PITCH, VIEW = np.array([1.5, 0.0, 0.75]), math.radians(30), math.radians(42)
+    CAMERA, PITCH, VIEW = np.array([2.18, 0.0, 1.58]), math.radians(40), math.radians(20)
     LAMP = np.array([0.42, 0.0, 1.5])
     controlled = ("cube position", "gripper position", "gripper opening", "gripper yaw")
 
@@ -988,9 +995,11 @@ class Cube(PixelEnv):
         super().__init__(5, size=size, render_mode=render_mode)
         self._model = mujoco.MjModel.from_xml_string(self.XML)
         self._data, self._scene = mujoco.MjData(self._model), mujoco.MjData(self._model)
-        mujoco.mj_forward(self._model, self._data)
+        for data in (self._data, self._scene):
+            mujoco.mj_forward(self._model, data)
         names = [self._model.geom(i).name for i in range(self._model.ngeom)]
         self._colors = np.array([self.COLORS[name] for name in names], np.float64)
+        self._bare = self._cast(np.full(1, 0.5), np.full(1, 0.5))[0]  # the table, in the corner
         self._full = np.zeros(mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_INTEGRATION))
 
     # qpos: cube x, y, z, quaternion (7), gripper x, y, z, yaw (4), left and right finger (2)
@@ -1025,13 +1034,16 @@ class Cube(PixelEnv):
         mujoco.mj_step(self._model, self._data, self.SUBSTEPS)
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
-        """One ray a pixel, and 3 x 3 where neighbouring pixels hit different things."""
+        """One ray a pixel that may not be bare table, and 3 x 3 where neighbouring pixels hit
+        different things."""
         model, scene, size = self._model, self._scene, self.size
         scene.qpos[:11], scene.qpos[11:] = state[:11], self.FINGER_TRAVEL * (1 - state[11])
         mujoco.mj_kinematics(model, scene)
         y, x = np.mgrid[:size, :size] + 0.5
-        colors, hit = self._cast(x.ravel(), y.ravel())
-        hit, edge = hit.reshape(size, size), np.zeros((size, size), bool)
+        colors, hit = self._bare.repeat(size * size, 0), np.zeros((size, size), np.int32)
+        near = self._near()
+        colors[near.ravel()], hit[near] = self._cast(x[near], y[near])
+        edge = np.zeros((size, size), bool)
         for axis in (0, 1):
             differs = np.diff(hit, axis=axis) != 0
             before, after = (
@@ -1046,6 +1058,23 @@ class Cube(PixelEnv):
         if ey.size:
             colors[edge.ravel()] = self._cast(ex.ravel(), ey.ravel())[0].reshape(-1, 9, 3).mean(1)
         return np.rint(colors).astype(np.uint8).reshape(size, size, 3)
+
+    def _near(self) -> np.ndarray:
+        """The pixels (size, size) near a thing or its shadow, within the square around the
+        projected sphere around it. All others show bare table."""
+        half, (c, s) = math.tan(self.VIEW / 2), (math.cos(self.PITCH), math.sin(self.PITCH))
+        places, radii = self._scene.geom_xpos[1:], self._model.geom_rbound[1:]
+        spread = self.LAMP[2] / (self.LAMP[2] - places[:, 2:] - radii[:, None])
+        shadows = self.LAMP + (places - self.LAMP) * spread
+        shadows[:, 2] = 0
+        places = np.concatenate([places, shadows]) - self.CAMERA
+        radii = 1.5 * np.concatenate([radii, radii * spread[:, 0]])
+        depth, up = places @ (-c, 0, -s), places @ (-s, 0, c)
+        scale = self.size / (2 * half * depth)  # pixels a metre
+        middle, reach, at = self.size / 2, scale * radii + 1, np.arange(self.size)[:, None] + 0.5
+        across = np.abs(at - (middle + scale * places[:, 1])) < reach
+        down = np.abs(at - (middle - scale * up)) < reach
+        return down.astype(np.float32) @ across.T.astype(np.float32) > 0
 
     def _cast(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Colours (n, 3) and geom ids (n,), 100 more in a shadow, at frame positions in pixels."""
@@ -1081,7 +1110,9 @@ class Cube(PixelEnv):
 
     def behavior(self, rng: np.random.Generator):
         """Pick the cube up, carry it to a random place, put it down, wander about, and again; speed
-        and noise differ by episode."""
+        and noise differ by episode. Grasps go wrong, too: beside the cube, closed too late or not
+        at all, let go on the way. Without these a model takes it that what the hand meets, it
+        carries."""
         noise, speed = rng.uniform(0, 0.1), rng.uniform(0.25, 0.6)
         plan = {"phase": "above"}
 
@@ -1089,7 +1120,9 @@ class Cube(PixelEnv):
             place = rng.uniform(Cube.CUBE_LOW, Cube.CUBE_HIGH)
             hover, height = rng.uniform([*Cube.LOW[:2], 0.12], Cube.HIGH), rng.uniform(0.06, 0.3)
             plan.update(place=place, height=height, hover=hover, yaw=rng.uniform(-1.5, 1.5))
-            plan.update(wait=0, rest=int(rng.integers(0, 60)), grip=rng.choice([-1.0, 1.0]))
+            plan.update(wait=0, rest=int(rng.integers(0, 30)), grip=rng.choice([-1.0, 1.0]))
+            plan.update(offset=np.append(rng.normal(0, 0.01, 2), 0), hold=int(rng.integers(2, 10)))
+            plan.update(close=-1.0 if rng.random() < 0.1 else 1.0)
 
         draw()
 
@@ -1098,9 +1131,10 @@ class Cube(PixelEnv):
             w, *_, z = env._data.qpos[3:7]
             cube_yaw = 2 * math.atan2(z, w)
             align = math.remainder(cube_yaw - env._data.qpos[10], math.pi / 2)
-            target, turn, close, phase = cube.copy(), align, -1.0, plan["phase"]
+            aim, phase = cube + plan["offset"], plan["phase"]
+            target, turn, close = aim.copy(), align, -1.0
             plan["wait"] += 1
-            near = math.hypot(*(hand - cube)[:2])
+            near = math.hypot(*(hand - aim)[:2])
             if phase == "above":
                 target[2] = max(cube[2] + 0.07, 0.1) if near > 0.02 else cube[2] + 0.05
                 done = near < 0.008 and hand[2] < cube[2] + 0.08 and abs(align) < 0.15
@@ -1108,29 +1142,27 @@ class Cube(PixelEnv):
                 target[2] = max(cube[2], 0.02)
                 done = hand[2] < cube[2] + 0.008
             elif phase == "close":
-                close, done = 1.0, plan["wait"] > 2
+                close, done = plan["close"], plan["wait"] > plan["hold"]
             elif phase == "lift":
-                target[:2], target[2], close = hand[:2], plan["height"], 1.0
+                target[:2], target[2], close = hand[:2], plan["height"], plan["close"]
                 done = hand[2] > plan["height"] - 0.02
             elif phase == "carry":
-                target, close = np.append(plan["place"], plan["height"]), 1.0
+                target, close = np.append(plan["place"], plan["height"]), plan["close"]
                 turn = plan["yaw"]
                 plan["yaw"] -= math.copysign(min(abs(turn), 0.3), turn)
                 done = math.hypot(*(hand[:2] - plan["place"])) < 0.02
             elif phase == "lower":
-                target, close = np.append(plan["place"], 0.022), 1.0
+                target, close = np.append(plan["place"], 0.022), plan["close"]
                 turn, done = 0.0, cube[2] < 0.026
             elif phase == "open":
-                target, turn, done = hand.copy(), 0.0, plan["wait"] > 2
+                target, turn, done = hand.copy(), 0.0, plan["wait"] > 4
             else:  # retreat, and wander about
                 target = plan["hover"] if hand[2] > 0.1 else np.append(hand[:2], 0.2)
                 turn = math.remainder(plan["yaw"] - env._data.qpos[10], math.pi)
                 close = plan["grip"] if hand[2] > 0.1 else -1.0
                 done = hand[2] > 0.1 and plan["wait"] > plan["rest"]
-            lost = (
-                phase in ("lift", "carry", "lower") and math.sqrt(((hand - cube) ** 2).sum()) > 0.04
-            )
-            lost |= phase in ("lift", "carry") and rng.random() < 0.02  # let go: what falls, shows
+            away = math.sqrt(((hand - cube) ** 2).sum()) > 0.04
+            lost = phase in ("lift", "carry", "lower") and rng.random() < (0.15 if away else 0.02)
             if done or lost or plan["wait"] > 60:
                 order = ["above", "down", "close", "lift", "carry", "lower", "open", "retreat"]
                 following = order[(order.index(phase) + 1) % 8] if done and not lost else "retreat"
@@ -1139,7 +1171,7 @@ class Cube(PixelEnv):
                 plan.update(phase=following, wait=0)
             action = np.append((target - hand) / 0.05, [turn / 0.3, close])
             action[:4] = np.clip(action[:4], -speed, speed) + rng.normal(0, noise, 4)
-            action[4] += rng.normal(0, 5 * noise)
+            action[4] += rng.normal(0, 10 * noise)
             return np.clip(action, -1, 1).astype(np.float32)
 
         return policy

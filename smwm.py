@@ -30,7 +30,7 @@ flattened), C context (what the forward model sees: D entries, more with a histo
 K elites of the cross-entropy method, H planning horizon in blocks.
 
 Differs from the paper
-    1. The encoder is three patchifying convolutions with batch norm on 64 x 64 frames instead of a
+    1. The encoder is three strided convolutions with batch norm on 64 x 64 frames instead of a
        ViT-Tiny on 224 x 224, the forward model a residual MLP modulated by the action instead of a
        transformer: it trains on a laptop's CPU. `--encoder vit --size 224` is the paper's pair.
     2. Actions are standardised per entry, and the planner keeps them inside the action bounds.
@@ -100,8 +100,10 @@ class Encoder(nn.Module):
     def __init__(self, *, size: int, channels: int, hidden: int, dim: int):
         super().__init__()
         layers, width = [], 3
-        for kernel, out in ((size // 16, channels), (2, 2 * channels), (2, 4 * channels)):
-            layers += [nn.Conv2d(width, out, kernel, stride=kernel), nn.BatchNorm2d(out), nn.GELU()]
+        for stride, out in ((size // 16, channels), (2, 2 * channels), (2, 4 * channels)):
+            half = stride // 2  # patches overlap by half a stride on each side
+            conv = nn.Conv2d(width, out, stride + 2 * half, stride=stride, padding=half)
+            layers += [conv, nn.BatchNorm2d(out), nn.GELU()]
             width = out
         self.body = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.head = nn.Sequential(nn.Linear(16 * width, hidden), nn.GELU(), nn.Linear(hidden, dim))
@@ -1674,10 +1676,10 @@ PRESETS = {
         frames=40_000, steps=2000, batch=64, lr=3e-3, lam=100.0,
         samples=300, elites=30, iterations=20,
     ),
-    "tworoom": dict(frames=100_000, episode=100, steps=1500),
-    "reacher": dict(frames=200_000, episode=100, steps=3000),
-    "pusht": dict(frames=600_000, episode=100, steps=4500, history=3),
-    "cube": dict(frames=200_000, episode=100, steps=4000, lr=2e-3),
+    "tworoom": dict(frames=100_000, episode=100, steps=1000),
+    "reacher": dict(frames=200_000, episode=100, steps=2000),
+    "pusht": dict(frames=600_000, episode=100, steps=4000, history=3),
+    "cube": dict(frames=200_000, episode=100, size=96, steps=4000, lr=2e-3),
 }  # fmt: skip
 
 
