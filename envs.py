@@ -1113,7 +1113,7 @@ class Cube(PixelEnv):
         and noise differ by episode. Grasps go wrong, too: beside the cube, closed too late or not
         at all, let go on the way. Without these a model takes it that what the hand meets, it
         carries."""
-        noise, speed = rng.uniform(0, 0.1), rng.uniform(0.25, 0.6)
+        noise, speed = rng.uniform(0, 0.1), rng.uniform(0.2, 0.45)
         plan = {"phase": "above"}
 
         def draw() -> None:
