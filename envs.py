@@ -1112,8 +1112,7 @@ class Cube(PixelEnv):
     def behavior(self, rng: np.random.Generator):
         """Pick the cube up, carry it to a random place, put it down, wander about, and again; speed
         and noise differ by episode. Grasps go wrong, too: beside the cube, closed too late or not
-        at all, let go on the way. Without these a model takes it that what the hand meets, it
-        carries."""
+        at all, let go on the way; the data should show that the cube does not always come along."""
         noise, speed = rng.uniform(0, 0.1), rng.uniform(0.2, 0.45)
         plan = {"phase": "above"}
 
