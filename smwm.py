@@ -98,11 +98,12 @@ import envs
 class Encoder(nn.Module):
     """f: an image to its latent, (B, S, S, 3) uint8 -> (B, D); S a multiple of 16."""
 
-    def __init__(self, *, size: int, channels: int, hidden: int, dim: int):
+    def __init__(self, *, size: int, channels: int, refine: int, hidden: int, dim: int):
         super().__init__()
+        plan = [(size // 16, channels), *refine * [(1, channels)]]
         layers, width = [], 3
-        for stride, out in ((size // 16, channels), (2, 2 * channels), (2, 4 * channels)):
-            half = stride // 2  # patches overlap by half a stride on each side
+        for stride, out in plan + [(2, 2 * channels), (2, 4 * channels)]:
+            half = (stride + 1) // 2  # patches overlap by half a stride on each side
             conv = nn.Conv2d(width, out, stride + 2 * half, stride=stride, padding=half)
             layers += [conv, nn.BatchNorm2d(out), nn.GELU()]
             width = out
@@ -110,8 +111,17 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(16 * width, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = obs.float().div_(-255).add_(1).permute(0, 3, 1, 2)  # white is 0; channels stay last
-        return self.head(self.body(x).permute(0, 2, 3, 1).flatten(1))
+        return self.head(self.body(darkness(obs)).permute(0, 2, 3, 1).flatten(1))
+
+
+def darkness(obs: Tensor) -> Tensor:
+    """Images (B, S, S, 3) uint8 to (B, 3, S, S), white 0 and black 1; channels stay last in memory.
+
+    Straight to the precision of the products: a float32 copy would be the largest tensor there is.
+    """
+    kind = obs.device.type
+    low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    return (255 - obs).to(low).div_(255).permute(0, 3, 1, 2)
 
 
 class ViT(nn.Module):
@@ -135,8 +145,7 @@ class ViT(nn.Module):
         self.head = projector(width, dim)
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = obs.float().div_(-255).add_(1).permute(0, 3, 1, 2)
-        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.patches(darkness(obs)).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.positions
         return self.head(self.body(x)[:, 0])
 
@@ -246,7 +255,7 @@ class WorldModel(nn.Module):
     """
 
     def __init__(
-        self, *, act_dim, size=64, channels=32, hidden=512, dim=128, width=256, depth=3,
+        self, *, act_dim, size=64, channels=32, refine=0, hidden=512, dim=128, width=256, depth=3,
         history=1, spans=1, encoder="conv",
     ):  # fmt: skip
         super().__init__()
@@ -257,7 +266,9 @@ class WorldModel(nn.Module):
             self.encoder = ViT(size=size, dim=dim)
             self.forward_model = TransformerForwardModel(dim=dim, **inputs)
         else:
-            self.encoder = Encoder(size=size, channels=channels, hidden=hidden, dim=dim)
+            self.encoder = Encoder(
+                size=size, channels=channels, refine=refine, hidden=hidden, dim=dim
+            )
             self.forward_model = ForwardModel(depth=depth, **inputs, **sizes)
         self.inverse_models = nn.ModuleList(
             InverseModel(act_dim=span * act_dim, **sizes) for span in range(1, spans + 1)
@@ -1606,6 +1617,7 @@ class Settings:
     dim: int = setting(128, "model", "entries of the latent (D)")
     encoder: str = setting("conv", "model", "conv, or vit: the paper's encoder and forward model")
     channels: int = setting(32, "model", "channels of the encoder's first layer; then 2x, 4x")
+    refine: int = setting(0, "model", "3 x 3 layers of the encoder after its first")
     hidden: int = setting(512, "model", "width of the encoder's head")
     width: int = setting(256, "model", "width of forward and inverse model")
     depth: int = setting(3, "model", "blocks of the forward model")
@@ -1647,7 +1659,7 @@ class Settings:
         for name, names in known.items():
             value = getattr(self, name)
             expect(value in names, f"--{name}: expected one of {', '.join(names)}, got {value!r}")
-        zero = {"seed", "data_seed", "threads", "depth", "weight_decay", "lam"}
+        zero = {"seed", "data_seed", "threads", "refine", "depth", "weight_decay", "lam"}
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name in zero else 1
             good = field.type is str or value >= (0 if field.type is float else least)
@@ -1679,8 +1691,8 @@ PRESETS = {
     ),
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
     "reacher": dict(frames=200_000, episode=100, steps=2000),
-    "pusht": dict(frames=600_000, episode=100, steps=4000, history=3),
-    "cube": dict(frames=200_000, episode=100, size=96, steps=4000, lr=2e-3),
+    "pusht": dict(frames=600_000, episode=100, steps=8000, history=3),
+    "cube": dict(frames=400_000, episode=100, size=96, refine=1, steps=5000, lr=2e-3),
 }  # fmt: skip
 
 
@@ -1703,7 +1715,7 @@ def settings_for(**given) -> Settings:
 
 
 def build_model(s: Settings, act_dim: int) -> WorldModel:
-    names = "size channels hidden dim width depth history spans encoder".split()
+    names = "size channels refine hidden dim width depth history spans encoder".split()
     sizes = {name: getattr(s, name) for name in names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import itertools
 import json
 import math
 import os
@@ -212,6 +213,22 @@ def test_history_is_the_last_latents_and_blocks():
     second = model.predict(model.advance(contexts[:, 3], act[:, 0], first), act[:, 1])
     imagined = model.rollout(contexts[:, 3], act[:, :2])
     assert torch.allclose(imagined, torch.stack([z[:, 3], first, second], 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 48, 64, 96])
+@pytest.mark.parametrize("refine", [0, 1])
+def test_encoder_sees_every_corner(size, refine):
+    """4 x 4 features whatever the size; the outermost pixels are seen; white counts as nothing."""
+    options = dict(size=size, refine=refine, channels=4, hidden=8, dim=5)
+    encoder = smwm.Encoder(**options).eval()
+    obs = torch.full((5, size, size, 3), 255, dtype=torch.uint8)
+    for n, corner in enumerate(itertools.product((0, -1), repeat=2), 1):
+        obs[n, corner[0], corner[1]] = 0
+    x = smwm.darkness(obs)
+    assert x[0].abs().max() == 0 and x[1].sum() == 3 and x[1, :, 0, 0].min() == 1
+    assert encoder.body(x).shape == (5, 16, 4, 4)
+    z = encoder(obs)
+    assert z.shape == (5, 5) and (torch.cdist(z, z) + torch.eye(5) > 0).all()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
