@@ -989,10 +989,10 @@ def plan(
     z_goal = model.encode(goal_obs.to(device))  # (B, D)
 
     def cost(context, z_goal, acts):  # (B, C), (B, D), (B, N, H, A) -> (B, N)
-        context = context[:, None].expand(-1, acts.shape[1], -1)
+        context = context[:, None]  # one for all samples, until they differ
         for act in acts.clamp(lower, upper).unbind(2):
             z = model.predict(context, act)
-            context = model.advance(context, act, z)
+            context = model.advance(context.expand(-1, act.shape[1], -1), act, z)
         return (z.float() - z_goal[:, None]).square().sum(-1)
 
     group = max(1, rows // samples) if device.type == "cpu" else len(now)
