@@ -30,7 +30,7 @@ flattened), C context (what the forward model sees: D entries, more with a histo
 K elites of the cross-entropy method, H planning horizon in blocks.
 
 Differs from the paper
-    1. The encoder is three strided convolutions with batch norm on 64 x 64 frames, on Cube 96 x 96,
+    1. The encoder is three convolutions with batch norm on 64 x 64 frames, on Cube four on 96 x 96,
        instead of a ViT-Tiny on 224 x 224, the forward model a residual MLP modulated by the action
        instead of a transformer: it trains on a laptop's CPU. `--encoder vit --size 224` is the
        paper's pair.
