@@ -41,10 +41,8 @@ Differs from the paper
        least two blocks into an episode, so that a model with a history has its past.
     5. A training window holds four frames, three transitions, which halves the encoding.
     6. One lam for all five environments, 10 (a variant of dot world has 100).
-    7. Options beyond the paper's loss, off by default: `--rollout` trains the forward model on
-       several steps of its own predictions, `--spans` adds inverse models over several blocks.
-    8. Push-T's preset has `--history 3`; the paper's setting is 1.
-    9. SIGReg takes 256 projections a step, LeWorldModel 1024.
+    7. Push-T's preset has `--history 3`; the paper's setting is 1.
+    8. SIGReg takes 256 projections a step, LeWorldModel 1024.
 
 Does not do
     Rewards, online data, discrete actions, decoding of latents to pixels, image augmentation.
@@ -256,7 +254,7 @@ class WorldModel(nn.Module):
 
     def __init__(
         self, *, act_dim, size=64, channels=32, refine=0, hidden=512, dim=128, width=256, depth=3,
-        history=1, spans=1, encoder="conv",
+        history=1, encoder="conv",
     ):  # fmt: skip
         super().__init__()
         self.dim, self.context_dim = dim, (history - 1) * (dim + act_dim) + dim
@@ -270,9 +268,7 @@ class WorldModel(nn.Module):
                 size=size, channels=channels, refine=refine, hidden=hidden, dim=dim
             )
             self.forward_model = ForwardModel(depth=depth, **inputs, **sizes)
-        self.inverse_models = nn.ModuleList(
-            InverseModel(act_dim=span * act_dim, **sizes) for span in range(1, spans + 1)
-        )
+        self.inverse_model = InverseModel(act_dim=act_dim, **sizes)
         self.register_buffer("act_mean", torch.zeros(act_dim))
         self.register_buffer("act_std", torch.ones(act_dim))
         # A batch norm after rare pixels has a small variance, against which the rounding of the
@@ -289,9 +285,9 @@ class WorldModel(nn.Module):
         """Contexts (..., C) and action blocks (..., A) to the next latents (..., D)."""
         return self.forward_model(context, act)
 
-    def infer_action(self, z: Tensor, z_next: Tensor, span: int = 1) -> Tensor:
-        """Latents (..., D) `span` blocks apart to the blocks between them, (..., span * A)."""
-        return self.inverse_models[span - 1](z, z_next)
+    def infer_action(self, z: Tensor, z_next: Tensor) -> Tensor:
+        """Latents (..., D) a block apart to the action block between them (..., A)."""
+        return self.inverse_model(z, z_next)
 
     def advance(self, context: Tensor, act: Tensor, z_next: Tensor) -> Tensor:
         """The next step's context (..., C): z_next itself without a history."""
@@ -337,47 +333,32 @@ def autocast(device: torch.device, precision: str):
 # ------------------------------------------------------------------------------------------------
 
 
-def prediction_losses(model: WorldModel, obs: Tensor, act: Tensor, rollout=1, spans=1):
-    """The latents (B, T, D) of a batch, and its forward and inverse losses, per element.
-
-    Options beyond the paper's loss, off by default: with `rollout` > 1 the forward model is also
-    trained on 2 to `rollout` steps of its own predictions; with `spans` > 1 an inverse model also
-    tells the blocks between latents 2 to `spans` blocks apart. Losses are means over these.
-    """
+def prediction_losses(model: WorldModel, obs: Tensor, act: Tensor):
+    """The latents (B, T, D) of a batch, and its forward and inverse losses, per element."""
     z = model.encode(obs)
     # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2; the target is NOT detached: the encoder learns from
     # both sides, and only L_inv keeps it from making both constant.
-    errors, context = [], model.contexts(z, act)[:, :-1]
-    for step in range(rollout):
-        later = act[:, step:]
-        context = context[:, : later.shape[1]]
-        z_hat = model.predict(context, later)
-        errors.append(F.mse_loss(z_hat, z[:, step + 1 :]))
-        context = model.advance(context, later, z_hat)
-    forward_loss = torch.stack(errors).mean()
+    z_hat = model.predict(model.contexts(z, act)[:, :-1], act)
+    forward_loss = F.mse_loss(z_hat, z[:, 1:])
     # L_inv = mean ||h(z_t, z_{t+1}) - a_t||^2
-    errors = []
-    for span in range(1, spans + 1):
-        acts = act.unfold(1, span, 1).transpose(2, 3).flatten(2)  # (B, T-span, span * A)
-        errors.append(F.mse_loss(model.infer_action(z[:, :-span], z[:, span:], span), acts))
-    inverse_loss = torch.stack(errors).mean()
+    inverse_loss = F.mse_loss(model.infer_action(z[:, :-1], z[:, 1:]), act)
     std = z.detach().float().flatten(0, 1).var(0).mean().sqrt()  # of an entry; 0 when collapsed
     return z, {"forward_loss": forward_loss, "inverse_loss": inverse_loss, "latent_std": std}
 
 
-def smwm(model, obs: Tensor, act: Tensor, *, lam=10.0, generator=None, **options):
+def smwm(model, obs: Tensor, act: Tensor, *, lam=10.0, generator=None):
     """The method: L = L_fwd + lam * L_inv."""
-    _, parts = prediction_losses(model, obs, act, **options)
+    _, parts = prediction_losses(model, obs, act)
     return parts["forward_loss"] + lam * parts["inverse_loss"], parts
 
 
-def forward(model, obs: Tensor, act: Tensor, *, lam=0.0, generator=None, **options):
+def forward(model, obs: Tensor, act: Tensor, *, lam=0.0, generator=None):
     """The ablation: L = L_fwd. It collapses. (L_inv is reported; its head is not trained.)"""
-    _, parts = prediction_losses(model, obs, act, **options)
+    _, parts = prediction_losses(model, obs, act)
     return parts["forward_loss"], parts
 
 
-def sigreg(model, obs: Tensor, act: Tensor, *, lam=0.1, generator=None, **options):
+def sigreg(model, obs: Tensor, act: Tensor, *, lam=0.1, generator=None):
     """The baseline LeWorldModel (arXiv 2603.19312): L = L_fwd + lam * SIGReg(z), no inverse term.
 
     SIGReg (LeJEPA, arXiv 2511.08544) pushes the latents of a time step towards N(0, I): the mean,
@@ -387,7 +368,7 @@ def sigreg(model, obs: Tensor, act: Tensor, *, lam=0.1, generator=None, **option
 
     by the trapezoid rule on 17 points of [0, 3], doubled since the integrand is even in t.
     """
-    z, parts = prediction_losses(model, obs, act, **options)
+    z, parts = prediction_losses(model, obs, act)
     u = torch.randn(z.shape[-1], 256, generator=generator, device=z.device)
     x = z.float() @ F.normalize(u, dim=0)  # (B, T, 256)
     t = torch.linspace(0, 3, 17, device=z.device)
@@ -838,8 +819,7 @@ class Objective(nn.Module):
     def __init__(self, model: WorldModel, s: "Settings", generator: torch.Generator):
         super().__init__()
         self.model = model
-        options = dict(lam=s.lam, rollout=s.rollout, spans=s.spans, generator=generator)
-        self.loss = partial(METHODS[s.method], **options)
+        self.loss = partial(METHODS[s.method], lam=s.lam, generator=generator)
 
     def forward(self, obs: Tensor, act: Tensor) -> tuple[Tensor, dict]:
         """obs (B, T, S, S, 3) uint8, act (B, T-1, A) in env units -> loss, detached parts."""
@@ -1161,7 +1141,8 @@ def interval95(hits: np.ndarray) -> list[float] | None:
         return None
     z, p = 1.96, float(np.mean(hits))
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return [100 * (centre + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
+    low, high = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return [100 * max(low, 0.0), 100 * min(high, 1.0)]  # rounding may step over
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1509,7 +1490,6 @@ def group_runs(runs: list[Path]) -> list[tuple["Settings", str, list[dict]]]:
     for s, seeds in groups.items():
         options = [f"history {s.history}"] * (s.history > 1)
         options += [f"λ {s.lam:g}"] * (s.method != "forward")
-        options += [f"rollout {s.rollout}"] * (s.rollout > 1) + [f"spans {s.spans}"] * (s.spans > 1)
         rows.append((s, f"{s.method} ({', '.join(options)})" if options else s.method, seeds))
 
     def order(row):
@@ -1622,10 +1602,6 @@ class Settings:
     width: int = setting(256, "model", "width of forward and inverse model")
     depth: int = setting(3, "model", "blocks of the forward model")
     history: int = setting(1, "model", "latents that the forward model sees")
-    spans: int = setting(1, "model", "inverse models over 1 to this many blocks")
-    rollout: int = setting(
-        1, "training", "steps of its own predictions to train the forward model on"
-    )
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     sequence: int = setting(4, "training", "frames in a window (T), one block apart")
@@ -1668,9 +1644,6 @@ class Settings:
             expect(good, f"{option}: expected a number of at least {least}, got {value}")
         expect(self.size % 16 == 0, f"--size: expected a multiple of 16, got {self.size}")
         expect(self.sequence > 1, f"--sequence: expected at least 2 frames, got {self.sequence}")
-        for name in ("rollout", "spans"):
-            good, most = getattr(self, name) < self.sequence, f"--sequence {self.sequence}"
-            expect(good, f"--{name}: expected less than {most}, got {getattr(self, name)}")
         good = 2 <= self.elites <= self.samples
         expect(good, f"--elites: expected 2 to --samples {self.samples}, got {self.elites}")
 
@@ -1715,7 +1688,7 @@ def settings_for(**given) -> Settings:
 
 
 def build_model(s: Settings, act_dim: int) -> WorldModel:
-    names = "size channels refine hidden dim width depth history spans encoder".split()
+    names = "size channels refine hidden dim width depth history encoder".split()
     sizes = {name: getattr(s, name) for name in names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
@@ -1746,7 +1719,7 @@ def load_settings(run: Path) -> Settings:
 
 def save_checkpoint(path: Path, model: WorldModel, s: Settings, training=None) -> None:
     """Weights and settings; while training, `training` has all that continuing needs besides."""
-    content = {"smwm": 1, "settings": dataclasses.asdict(s), "act_dim": len(model.act_mean)}
+    content = {"smwm": 2, "settings": dataclasses.asdict(s), "act_dim": len(model.act_mean)}
     content |= {"model": model.state_dict()} | ({"training": training} if training else {})
     with replacing(path) as temporary, open(temporary, "wb") as file:
         try:
@@ -1766,8 +1739,8 @@ def read_checkpoint(path: str | Path, device="cpu") -> tuple[WorldModel, Setting
     expect(Path(path).exists(), f"{path}: expected a checkpoint, found none; let training finish")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        if content["smwm"] != 1:
-            raise ValueError(f"version {content['smwm']}, this code reads version 1")
+        if content["smwm"] != 2:
+            raise ValueError(f"version {content['smwm']}, this code reads version 2")
         s = Settings(**content["settings"])
         model = build_model(s, content["act_dim"]).to(device)
         model.load_state_dict(content["model"])
