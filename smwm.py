@@ -94,13 +94,16 @@ import envs
 
 
 class Encoder(nn.Module):
-    """f: an image to its latent, (B, S, S, 3) uint8 -> (B, D); S a multiple of 16."""
+    """f: an image to its latent, (B, S, S, 3) uint8 -> (B, D); S a multiple of 16.
+
+    Three strided convolutions, `refine` 3 x 3 ones after the first, then an MLP on 4 x 4 features.
+    """
 
     def __init__(self, *, size: int, channels: int, refine: int, hidden: int, dim: int):
         super().__init__()
-        plan = [(size // 16, channels), *refine * [(1, channels)]]
+        first, more = (size // 16, channels), refine * [(1, channels)]
         layers, width = [], 3
-        for stride, out in plan + [(2, 2 * channels), (2, 4 * channels)]:
+        for stride, out in [first, *more, (2, 2 * channels), (2, 4 * channels)]:
             half = (stride + 1) // 2  # patches overlap by half a stride on each side
             conv = nn.Conv2d(width, out, stride + 2 * half, stride=stride, padding=half)
             layers += [conv, nn.BatchNorm2d(out), nn.GELU()]
