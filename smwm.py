@@ -104,7 +104,7 @@ class Encoder(nn.Module):
         first, more = (size // 16, channels), refine * [(1, channels)]
         layers, width = [], 3
         for stride, out in [first, *more, (2, 2 * channels), (2, 4 * channels)]:
-            half = (stride + 1) // 2  # patches overlap by half a stride on each side
+            half = (stride + 1) // 2  # patches overlap by half a stride or more
             conv = nn.Conv2d(width, out, stride + 2 * half, stride=stride, padding=half)
             layers += [conv, nn.BatchNorm2d(out), nn.GELU()]
             width = out

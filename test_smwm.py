@@ -77,9 +77,6 @@ class ByHand(nn.Module):
     def predict(self, context, act):
         return context + act
 
-    def advance(self, context, act, z_next):
-        return z_next
-
     def infer_action(self, z, z_next):
         return z_next - z
 
