@@ -1662,7 +1662,7 @@ PRESETS = {
         for v in [*envs.DotWorld.VARIANTS][1:]
     },
     "dotworld-sprite-xyt": dict(
-        frames=40_000, steps=2000, batch=64, lr=3e-3, lam=100.0,
+        frames=40_000, steps=2000, batch=64, lr=1e-3, lam=100.0,
         samples=300, elites=30, iterations=20,
     ),
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
@@ -1948,6 +1948,7 @@ def run_bench(s: Settings) -> None:
             print(f"{name:<10}{speed:8.0f} env steps with a frame / s on one core")
     world = make_env(s.env, s.variant, s.size)
     model = build_model(s, s.block * world.action_space.shape[0]).to(device)
+    model.bf16.fill_(use_bf16(device, s.precision))  # as `train` does
     parts = (model, model.encoder, model.forward_model)
     sizes = [f"{sum(p.numel() for p in part.parameters()):,}" for part in parts]
     print(f"{s.env} model: {sizes[0]} parameters, encoder {sizes[1]}, forward model {sizes[2]}")
