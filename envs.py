@@ -1100,7 +1100,7 @@ class Cube(PixelEnv):
 
     def behavior(self, rng: np.random.Generator):
         """Pick the cube up, carry it to a random place, put it down, wander about, and again; speed
-        and noise differ by episode. Grasps go wrong, too: beside the cube, closed too late or not
+        and noise differ by episode. A few grasps go wrong: beside the cube, closed too late or not
         at all, let go on the way; the data should show that the cube does not always come along."""
         noise, speed = rng.uniform(0, 0.1), rng.uniform(0.2, 0.45)
         plan = {"phase": "above"}
@@ -1109,9 +1109,9 @@ class Cube(PixelEnv):
             place = rng.uniform(Cube.CUBE_LOW, Cube.CUBE_HIGH)
             hover, height = rng.uniform([*Cube.LOW[:2], 0.12], Cube.HIGH), rng.uniform(0.06, 0.3)
             plan.update(place=place, height=height, hover=hover, yaw=rng.uniform(-1.5, 1.5))
-            plan.update(wait=0, rest=int(rng.integers(0, 30)), grip=rng.choice([-1.0, 1.0]))
-            plan.update(offset=np.append(rng.normal(0, 0.01, 2), 0), hold=int(rng.integers(2, 10)))
-            plan.update(close=-1.0 if rng.random() < 0.1 else 1.0)
+            plan.update(wait=0, rest=int(rng.integers(0, 12)), grip=rng.choice([-1.0, 1.0]))
+            plan.update(offset=np.append(rng.normal(0, 0.005, 2), 0), hold=int(rng.integers(2, 10)))
+            plan.update(close=-1.0 if rng.random() < 0.03 else 1.0)
 
         draw()
 
