@@ -1667,8 +1667,8 @@ PRESETS = {
     ),
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
     "reacher": dict(frames=200_000, episode=100, steps=2000),
-    "pusht": dict(frames=600_000, episode=100, steps=8000, history=3),
-    "cube": dict(frames=400_000, episode=100, size=96, refine=1, steps=5000, lr=2e-3),
+    "pusht": dict(frames=600_000, episode=100, steps=12_000, lr=5e-4, history=3),
+    "cube": dict(frames=400_000, episode=100, size=96, refine=1, steps=7000, lr=2e-3),
 }  # fmt: skip
 
 
