@@ -1101,8 +1101,7 @@ class Cube(PixelEnv):
     def behavior(self, rng: np.random.Generator):
         """Pick the cube up, carry it to a random place, put it down, wander about, and again; speed
         and noise differ by episode. A few grasps go wrong: beside the cube, closed too late or not
-        at all, let go on the way; and every other time the fingers close on the way to the cube.
-        The data should show that it does not always come along."""
+        at all, let go on the way; the data should show that the cube does not always come along."""
         noise, speed = rng.uniform(0, 0.1), rng.uniform(0.2, 0.45)
         plan = {"phase": "above"}
 
@@ -1127,9 +1126,7 @@ class Cube(PixelEnv):
             near = math.hypot(*(hand - aim)[:2])
             if phase == "above":
                 target[2] = max(cube[2] + 0.07, 0.1) if near > 0.02 else cube[2] + 0.05
-                close = plan["grip"] if near > 0.04 else -1.0
                 done = near < 0.008 and hand[2] < cube[2] + 0.08 and abs(align) < 0.15
-                done = done and env._opening() < 0.2
             elif phase == "down":
                 target[2] = max(cube[2], 0.02)
                 done = hand[2] < cube[2] + 0.008

@@ -1668,7 +1668,9 @@ PRESETS = {
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
     "reacher": dict(frames=200_000, episode=100, steps=2000),
     "pusht": dict(frames=600_000, episode=100, steps=12_000, lr=5e-4, history=3),
-    "cube": dict(frames=400_000, episode=100, size=96, refine=1, steps=7000, lr=2e-3),
+    "cube": dict(
+        frames=400_000, episode=100, size=96, refine=1, steps=9000, lr=2e-3, history=3
+    ),
 }  # fmt: skip
 
 

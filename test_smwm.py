@@ -859,9 +859,9 @@ def test_cube_holds_what_it_grasps():
 
 def test_behaviour_data_teaches():
     """Over 25 steps Push-T's block moves more than 20 units in half of the windows and turns more
-    than 20 degrees in a fifth; the cube moves more than 4 cm in half, is held in a quarter of the
-    frames, and near the table the fingers close on nothing in a fiftieth; half of the rooms'
-    episodes pass the door; the arm's wrist meets all of its range."""
+    than 20 degrees in a fifth; the cube moves more than 4 cm in half and is held in a quarter
+    of the frames; half of the rooms' episodes pass the door; the arm's wrist meets all of its
+    range."""
     states = {}
     for env, episodes in (("pusht", 100), ("cube", 16), ("tworoom", 40), ("reacher", 40)):
         world = smwm.make_env(env, "default", 16)
@@ -877,8 +877,7 @@ def test_behaviour_data_teaches():
     assert (np.abs(turn) > np.radians(20)).mean() > 0.2
     moved = np.linalg.norm((states["cube"][:, 25:] - states["cube"][:, :-25])[..., :3], axis=-1)
     assert (moved > 0.04).mean() > 0.5 and states["cube"][..., 2].max() > 0.15
-    height, hand, opening = states["cube"][..., [2, 9, 11]].transpose(2, 0, 1)
-    assert (height > 0.03).mean() > 0.25 and ((opening > 0.6) & (hand < 0.12)).mean() > 0.02
+    assert (states["cube"][..., 2] > 0.03).mean() > 0.25
     rooms = states["tworoom"][..., 0] < 112
     assert (rooms.any(1) & ~rooms.all(1)).mean() > 0.4
     assert np.histogram(states["reacher"][..., 1], 8, (-2.8, 2.8))[0].min() > 40
