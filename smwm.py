@@ -41,7 +41,7 @@ Differs from the paper
        least two blocks into an episode, so that a model with a history has its past.
     5. A training window holds four frames, three transitions, which halves the encoding.
     6. One lam for all five environments, 10 (a variant of dot world has 100).
-    7. Push-T's preset has `--history 3`; the paper's setting is 1.
+    7. The presets of Push-T and Cube have `--history 3`; the paper's setting is 1.
     8. SIGReg takes 256 projections a step, LeWorldModel 1024.
 
 Does not do
@@ -1668,9 +1668,7 @@ PRESETS = {
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
     "reacher": dict(frames=200_000, episode=100, steps=2000),
     "pusht": dict(frames=600_000, episode=100, steps=12_000, lr=5e-4, history=3),
-    "cube": dict(
-        frames=400_000, episode=100, size=96, refine=1, steps=9000, lr=2e-3, history=3
-    ),
+    "cube": dict(frames=400_000, episode=100, size=96, refine=1, steps=9000, history=3),
 }  # fmt: skip
 
 
