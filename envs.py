@@ -1106,12 +1106,18 @@ class Cube(PixelEnv):
         plan = {"phase": "above"}
 
         def draw() -> None:
-            place = rng.uniform(Cube.CUBE_LOW, Cube.CUBE_HIGH)
-            hover, height = rng.uniform([*Cube.LOW[:2], 0.12], Cube.HIGH), rng.uniform(0.06, 0.3)
-            plan.update(place=place, height=height, hover=hover, yaw=rng.uniform(-1.5, 1.5))
-            plan.update(wait=0, rest=int(rng.integers(0, 12)), grip=rng.choice([-1.0, 1.0]))
-            plan.update(offset=np.append(rng.normal(0, 0.005, 2), 0), hold=int(rng.integers(2, 10)))
-            plan.update(close=-1.0 if rng.random() < 0.03 else 1.0)
+            plan.update(
+                wait=0,  # steps in this phase
+                place=rng.uniform(Cube.CUBE_LOW, Cube.CUBE_HIGH),  # where the cube goes
+                hover=rng.uniform([*Cube.LOW[:2], 0.12], Cube.HIGH),  # where the hand goes then
+                height=rng.uniform(0.06, 0.3),  # of the carrying
+                yaw=rng.uniform(-1.5, 1.5),  # to turn by while carrying
+                rest=int(rng.integers(0, 12)),  # steps of wandering, at least
+                grip=rng.choice([-1.0, 1.0]),  # fingers while wandering
+                offset=np.append(rng.normal(0, 0.005, 2), 0),  # from the cube to the grasp
+                hold=int(rng.integers(2, 10)),  # steps of closing
+                close=-1.0 if rng.random() < 0.03 else 1.0,  # the fingers stay open, or grasp
+            )
 
         draw()
 

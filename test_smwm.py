@@ -132,6 +132,43 @@ def test_inverse_term_alone_prevents_collapse(dots):
     assert results["sigreg"][1] > 0.3, results
 
 
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40)])
+def test_muon_is_that_of_torch(shape):
+    """In bfloat16 the same as torch.optim.Muon, bit for bit; in float32 near it. What makes it
+    Muon: the singular values of an update are about equal, however unequal the gradient's are."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(shape, generator=generator)
+    weights, rates = [nn.Parameter(first.clone()) for _ in range(3)], dict(lr=0.1, weight_decay=0.1)
+    optimizers = (
+        torch.optim.Muon(weights[:1], adjust_lr_fn="match_rms_adamw", **rates),
+        smwm.Muon(weights[1:2], dtype=torch.bfloat16, **rates),
+        smwm.Muon(weights[2:], **rates),
+    )
+    for _ in range(4):
+        grad = torch.randn(shape, generator=generator)
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = grad.clone()
+            optimizer.step()
+    assert torch.equal(weights[0], weights[1])
+    moved = (weights[2] - first).norm()
+    assert 0 < (weights[2] - weights[0]).norm() < 0.02 * moved
+    uneven = first * torch.logspace(0, -2, shape[1])
+    values = torch.linalg.svdvals(smwm.orthogonal(uneven))
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_muon_takes_the_matrices():
+    """AdamW has what Muon has not: together they update every weight, each one once."""
+    model = smwm.build_model(smwm.settings_for(), 2)
+    for name, count in (("adamw", 1), ("muon", 2)):
+        optimizers = smwm.make_optimizers(model, smwm.settings_for(optimizer=name))
+        groups = [w for o in optimizers for group in o.param_groups for w in group["params"]]
+        assert len(optimizers) == count and len(groups) == len({*groups}) == len(
+            [*model.parameters()]
+        )
+    assert {w.ndim for w in optimizers[1].param_groups[0]["params"]} == {2}
+
+
 def test_main_job(trained):
     """The published claims on dot world, by the command in the README."""
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -282,20 +319,20 @@ def same(a: dict, b: dict) -> bool:
 LONGER = TINY.replace("--steps 6", "--steps 40") + " --threads 1 --log-every 7"
 
 
-@pytest.mark.parametrize("method", ["smwm", "sigreg"])
-def test_resumed_training_is_bit_identical(folder, capsys, monkeypatch, method):
+@pytest.mark.parametrize("option", ["", "--method sigreg", "--optimizer muon"])
+def test_resumed_training_is_bit_identical(folder, capsys, monkeypatch, option):
     """Cut off after a checkpoint within a logging interval, resumed, and compared: weights, log
     and metrics of the uninterrupted run."""
-    run(f"train {LONGER} --method {method} --out whole")
+    run(f"train {LONGER} {option} --out whole")
     with monkeypatch.context() as patch:
         patch.setattr(smwm, "SAVE_EVERY", 0.0)
         patch.setattr(smwm, "save_checkpoint", cut_after(smwm.save_checkpoint, 17))
-        run(f"train {LONGER} --method {method} --out cut", code=130)
+        run(f"train {LONGER} {option} --out cut", code=130)
     assert "training" in torch.load(folder / "cut/checkpoint.pt", weights_only=True)
     assert "begun with other --steps" in run(
-        f"train {LONGER} --method {method} --out cut --resume --steps 41", code=2, capsys=capsys
+        f"train {LONGER} {option} --out cut --resume --steps 41", code=2, capsys=capsys
     )
-    run(f"train {LONGER} --method {method} --out cut --resume")
+    run(f"train {LONGER} {option} --out cut --resume")
     assert same(weights(folder / "whole"), weights(folder / "cut"))
     logs = [
         [line.split(",")[:1] + line.split(",")[2:] for line in open(folder / name / "log.csv")]
@@ -419,6 +456,32 @@ def test_planning_a_batch_equals_one_by_one(trained, dots):
     grouped = smwm.plan(model, obs, goal, samples=50, elites=5, iterations=5, rows=100)
     assert torch.allclose(batched, grouped, atol=1e-4)
     assert batched.abs().max() <= 1
+
+
+def test_whitening():
+    """Latents with standard deviations 10, 5, 1 along known axes: to the power 1 every axis counts
+    the same (but for the floor), to the power 0.5 by its deviation, and 0 is the plain distance."""
+    generator, deviations = torch.Generator().manual_seed(0), torch.tensor([10.0, 5.0, 1.0])
+    axes = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    z = 7 + torch.randn(20_000, 3, generator=generator) * deviations @ axes.T
+    relative = (deviations / 10) ** 2
+    for power in (0.0, 0.5, 1.0):
+        unit = (axes.T @ smwm.whiten(z, power)).square().sum(1)  # of a step along each axis
+        assert torch.allclose(unit, (relative + 0.01) ** -power, rtol=0.03), (power, unit)
+    assert smwm.whiten(torch.ones(5, 3), 0.5).isfinite().all()  # a collapsed latent
+
+
+def test_plan_goes_by_the_metric():
+    """Where the metric sees the first entry alone, the plan reaches the goal in it alone."""
+    model = smwm.WorldModel(act_dim=2, dim=2, channels=4, hidden=8, width=8, depth=1).eval()
+    model.encode = lambda obs: obs.flatten(1)[:, :2].float()
+    model.predict = lambda context, act: context + act
+    obs, goal = torch.zeros(1, 2), torch.tensor([[1.0, -1.0]])
+    sizes = dict(horizon=2, samples=100, elites=10, iterations=20)
+    both = smwm.plan(model, obs, goal, **sizes).sum(1)
+    first = smwm.plan(model, obs, goal, metric=torch.tensor([[1.0, 0], [0, 0]]), **sizes).sum(1)
+    assert torch.allclose(both, goal, atol=0.05)
+    assert (first - goal)[0, 0].abs() < 0.05 < (first - goal)[0, 1].abs()
 
 
 def test_imagined_rollout_is_repeated_prediction():
@@ -1049,6 +1112,7 @@ def test_environments_refuse_bad_input(env, call, words):
     [
         ("--env moonworld", "--env: expected one of dotworld, tworoom"),
         ("--method magic", "--method: expected one of smwm, sigreg, forward"),
+        ("--optimizer sgd", "--optimizer: expected one of adamw, muon"),
         ("--variant dotted", "--variant: expected one of single"),
         ("--batch 0", "--batch: expected a number of at least 1, got 0"),
         ("--lr nan", "--lr: expected a number"),
@@ -1251,7 +1315,7 @@ def test_help_fits_a_screen_and_says_every_default(command, capsys):
             [command, "--env", "dotworld", "--help"] if command == "train" else [command, "--help"]
         )
     text = capsys.readouterr().out
-    assert len(text.splitlines()) <= 48 and max(map(len, text.splitlines())) <= 100
+    assert len(text.splitlines()) <= 50 and max(map(len, text.splitlines())) <= 100
     if command == "train":
         s = dataclasses.asdict(smwm.settings_for())
         for name in ("steps", "lr", "lam", "samples", "block"):
