@@ -538,6 +538,16 @@ def test_probes_read_what_is_there_and_nothing_else():
         )
 
 
+def test_standardise_centres_constants():
+    """An entry that is constant in training, but for rounding, is not blown up where it differs."""
+    train, test = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    train[:, 1:], test[:, 1:] = 0.123, 0.124  # as of a collapsed latent
+    train[0, 2] += 1e-8
+    x, x_test = smwm.standardise(train.double(), test.double())
+    assert x[:, 0].std() == pytest.approx(1) and x.mean(0).abs().max() < 1e-6
+    assert torch.allclose(x_test[:, 1:], torch.tensor(0.001).double(), atol=1e-6)
+
+
 def test_effective_dimension():
     """Two equal variances among five: (1+1)^2 / (1+1) = 2; with one a hundred times less: 2.02."""
     assert smwm.effective_dim(torch.tensor([1.0, 1, 0, 0, 0])) == 2
