@@ -41,9 +41,9 @@ Differs from the paper
        least two blocks into an episode, so that a model with a history has its past.
     5. A training window holds four frames, three transitions, which halves the encoding.
     6. One lam for all five environments, 10 (a variant of dot world has 100).
-    7. Presets with options that are off by default, the paper's setting: Push-T and Cube have
-       `--history 3` and `--whiten` (a goal distance in which small components of the latent count
-       more), Push-T `--optimizer muon` for the weights of linear layers.
+    7. Presets with options that are off by default, the paper's setting: Reacher, Push-T and Cube
+       have `--history 3`, Push-T and Cube `--whiten` (a goal distance in which small components of
+       the latent count more), Push-T `--optimizer muon` for the weights of linear layers.
     8. SIGReg takes 256 projections a step, LeWorldModel 1024.
 
 Does not do
@@ -1748,7 +1748,7 @@ PRESETS = {
         samples=300, elites=30, iterations=20,
     ),
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
-    "reacher": dict(frames=200_000, episode=100, steps=2000),
+    "reacher": dict(frames=200_000, episode=100, steps=2000, history=3),
     "pusht": dict(
         frames=600_000, episode=100, steps=7000, lr=2e-3, history=3, optimizer="muon", whiten=0.5,
     ),
