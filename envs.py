@@ -10,6 +10,7 @@ display, no GPU, the same bytes on every machine. On top of Gymnasium's interfac
 one environment elsewhere, copy its class, `PixelEnv` and, for the two-dimensional ones, `Canvas`.
 """
 
+import itertools
 import math
 
 import gymnasium as gym
@@ -986,6 +987,7 @@ class Cube(PixelEnv):
     FORWARD = np.array([-math.cos(PITCH), 0.0, -math.sin(PITCH)])
     UP = np.array([-math.sin(PITCH), 0.0, math.cos(PITCH)])
     LAMP = np.array([0.42, 0.0, 1.5])
+    SIDES = np.array([*itertools.product((-1.0, 1.0), repeat=3)])  # corners of a box
     controlled = ("cube position", "gripper position", "gripper opening", "gripper yaw")
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):
@@ -1036,37 +1038,40 @@ class Cube(PixelEnv):
         model, scene, size = self._model, self._scene, self.size
         scene.qpos[:11], scene.qpos[11:] = state[:11], self.FINGER_TRAVEL * (1 - state[11])
         mujoco.mj_kinematics(model, scene)
-        y, x = np.mgrid[:size, :size] + 0.5
-        colors, hit = self._bare.repeat(size * size, 0), np.zeros((size, size), np.int32)
-        near = self._near()
-        colors[near.ravel()], hit[near] = self._cast(x[near], y[near])
+        colors, hit = np.empty((size, size, 3)), np.zeros((size, size), np.int32)
+        colors[...], near = self._bare, self._near()
+        y, x = np.nonzero(near)
+        colors[near], hit[near] = self._cast(x + 0.5, y + 0.5)
         edge = np.zeros((size, size), bool)
         down, across = hit[1:] != hit[:-1], hit[:, 1:] != hit[:, :-1]
         for part, differs in (
             (edge[1:], down), (edge[:-1], down), (edge[:, 1:], across), (edge[:, :-1], across)
         ):  # fmt: skip
             part |= differs
-        fine = (np.arange(3) - 1) / 3
-        dy, dx = (grid.ravel() for grid in np.meshgrid(fine, fine, indexing="ij"))
-        ey, ex = y[edge][:, None] + dy, x[edge][:, None] + dx
-        if ey.size:
-            colors[edge.ravel()] = self._cast(ex.ravel(), ey.ravel())[0].reshape(-1, 9, 3).mean(1)
-        return np.rint(colors).astype(np.uint8).reshape(size, size, 3)
+        y, x = np.nonzero(edge)
+        fine = (np.arange(9) // 3 - 1) / 3, (np.arange(9) % 3 - 1) / 3
+        y, x = (at[:, None] + 0.5 + by for at, by in zip((y, x), fine, strict=True))
+        if len(x):
+            colors[edge] = self._cast(x.ravel(), y.ravel())[0].reshape(-1, 9, 3).mean(1)
+        return np.rint(colors).astype(np.uint8)
 
     def _near(self) -> np.ndarray:
-        """The pixels (size, size) near a thing or its shadow, within the square around the
-        projected sphere around it. All others show bare table."""
-        places, radii = self._scene.geom_xpos[1:], self._model.geom_rbound[1:]
-        spread = self.LAMP[2] / (self.LAMP[2] - places[:, 2:] - radii[:, None])
-        shadows = self.LAMP + (places - self.LAMP) * spread
-        shadows[:, 2] = 0
-        places = np.concatenate([places, shadows]) - self.CAMERA
-        radii = 1.5 * np.concatenate([radii, radii * spread[:, 0]])
-        scale = self.size / (2 * self.HALF * places @ self.FORWARD)  # pixels a metre
-        middle, reach, at = self.size / 2, scale * radii + 1, np.arange(self.size)[:, None] + 0.5
-        across = np.abs(at - (middle + scale * places[:, 1])) < reach
-        down = np.abs(at - (middle - scale * (places @ self.UP))) < reach
-        return down.astype(np.float32) @ across.T.astype(np.float32) > 0
+        """The pixels (size, size) within the bounding rectangle of a box or of its shadow, and one
+        around. All others show bare table."""
+        model, scene = self._model, self._scene
+        sides = self.SIDES * model.geom_size[1:, None]  # (geom, corner, 3)
+        corners = np.einsum("gij,gcj->gci", scene.geom_xmat[1:].reshape(-1, 3, 3), sides)
+        corners += scene.geom_xpos[1:, None]
+        lit = corners - self.LAMP
+        shadows = self.LAMP - lit * (self.LAMP[2] / lit[..., 2:])  # thrown on the table
+        points = np.concatenate([corners, shadows]) - self.CAMERA
+        scale = self.size / (2 * self.HALF * (points @ self.FORWARD))  # pixels a metre
+        at, middle = np.arange(self.size)[:, None] + 0.5, self.size / 2
+        inside = []
+        for place in (middle - scale * (points @ self.UP), middle + scale * points[..., 1]):
+            inside.append((at > place.min(1) - 1) & (at < place.max(1) + 1))
+        down, across = np.array(inside, np.float32)
+        return down @ across.T > 0
 
     def _cast(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Colours (n, 3) and geom ids (n,), 100 more in a shadow, at frame positions in pixels."""
