@@ -278,11 +278,17 @@ class WorldModel(nn.Module):
         self.register_buffer("act_std", torch.ones(act_dim))
         # A batch norm after rare pixels has a small variance, against which the rounding of the
         # background counts: the encoder is right in the precision that it was trained in alone.
-        self.register_buffer("bf16", torch.tensor(False))
+        self.bf16 = False
+
+    def get_extra_state(self) -> Tensor:  # saved with the weights; no buffer, which a GPU waits for
+        return torch.tensor(self.bf16)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.bf16 = bool(state)
 
     def encode(self, obs: Tensor) -> Tensor:
         """Images (..., S, S, 3) uint8 to latents (..., D), in the precision of the training."""
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=bool(self.bf16)):
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
             z = self.encoder(obs.flatten(0, -4))
         return z.float().unflatten(0, obs.shape[:-3])
 
@@ -296,7 +302,9 @@ class WorldModel(nn.Module):
 
     def advance(self, context: Tensor, act: Tensor, z_next: Tensor) -> Tensor:
         """The next step's context (..., C): z_next itself without a history."""
-        return torch.cat([context, act, z_next], dim=-1)[..., -self.context_dim :]
+        if self.context_dim == self.dim:
+            return z_next
+        return torch.cat([context[..., self.dim + act.shape[-1] :], act, z_next], dim=-1)
 
     def contexts(self, z: Tensor, act: Tensor) -> Tensor:
         """The context of every step, (B, T, D), (B, T-1, A) -> (B, T, C)."""
@@ -901,7 +909,7 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None, save=None, 
     acts = data.blocks(data.windows("train", s.block), 1, s.block)[:, 0]
     model.act_mean.copy_(acts.mean(0))
     model.act_std.copy_(acts.std(0).clamp_min(1e-6))
-    model.bf16.fill_(use_bf16(device, s.precision))
+    model.bf16 = use_bf16(device, s.precision)
     optimizers = make_optimizers(model, s)
     one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, total_steps=s.steps, pct_start=0.1)
     schedules = [one_cycle(optimizer, s.lr) for optimizer in optimizers]
@@ -996,7 +1004,7 @@ def cem(
     return mean
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference_mode would cast the weights to bf16 anew at every product
 def plan(
     model: WorldModel,
     obs: Tensor,
@@ -1808,7 +1816,7 @@ def load_settings(run: Path) -> Settings:
 
 def save_checkpoint(path: Path, model: WorldModel, s: Settings, training=None) -> None:
     """Weights and settings; while training, `training` has all that continuing needs besides."""
-    content = {"smwm": 2, "settings": dataclasses.asdict(s), "act_dim": len(model.act_mean)}
+    content = {"smwm": 3, "settings": dataclasses.asdict(s), "act_dim": len(model.act_mean)}
     content |= {"model": model.state_dict()} | ({"training": training} if training else {})
     with replacing(path) as temporary, open(temporary, "wb") as file:
         try:
@@ -1828,8 +1836,8 @@ def read_checkpoint(path: str | Path, device="cpu") -> tuple[WorldModel, Setting
     expect(Path(path).exists(), f"{path}: expected a checkpoint, found none; let training finish")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        if content["smwm"] != 2:
-            raise ValueError(f"version {content['smwm']}, this code reads version 2")
+        if content["smwm"] != 3:
+            raise ValueError(f"version {content['smwm']}, this code reads version 3")
         s = Settings(**content["settings"])
         model = build_model(s, content["act_dim"]).to(device)
         model.load_state_dict(content["model"])
@@ -2034,7 +2042,7 @@ def run_bench(s: Settings) -> None:
             print(f"{name:<10}{speed:8.0f} env steps with a frame / s on one core")
     world = make_env(s.env, s.variant, s.size)
     model = build_model(s, s.block * world.action_space.shape[0]).to(device)
-    model.bf16.fill_(use_bf16(device, s.precision))  # as `train` does
+    model.bf16 = use_bf16(device, s.precision)  # as `train` does
     parts = (model, model.encoder, model.forward_model)
     sizes = [f"{sum(p.numel() for p in part.parameters()):,}" for part in parts]
     print(f"{s.env} model: {sizes[0]} parameters, encoder {sizes[1]}, forward model {sizes[2]}")
