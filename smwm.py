@@ -1189,32 +1189,34 @@ def evaluate_reaching(model: WorldModel, data: Dataset, s: "Settings") -> dict:
                 break
         return frames
 
-    closest = {"distance": [], "random_distance": []}
-    for task in progress(range(s.tasks), "plan"):
+    def reach(task: int) -> list[float]:
+        """How near the planner comes to the goal of a task, and how near random actions do."""
         rng = np.random.default_rng([2, task])
         policy = world.behavior(rng)
-        goal = torch.from_numpy(play(task, s.goal_offset, lambda *_, p=policy: [p(world)])[-1:][0])
+        goal = torch.from_numpy(play(task, s.goal_offset, lambda *_: [policy(world)])[-1])[None]
 
-        def planner(frames, acts, goal=goal):
+        def planned(frames, acts):
             past = min(s.history - 1, len(acts) // s.block)
             obs = torch.from_numpy(np.stack(frames[len(frames) - 1 - past * s.block :: s.block]))
             blocks = np.array(acts[len(acts) - past * s.block :], np.float32)
             blocks = torch.from_numpy(blocks.reshape(1, past, len(model.act_mean)))
             how = dict(past=blocks, metric=metric, precision=s.precision)
-            found = plan(model, obs[None], goal[None], **how, **sizes)
+            found = plan(model, obs[None], goal, **how, **sizes)
             return found.cpu().numpy().reshape(steps, -1)
 
-        def random(frames, acts, rng=rng):
+        def random(frames, acts):
             return rng.uniform(-1, 1, (steps, *world.action_space.shape))
 
-        z_goal = encode_all(model, goal[None])
-        for name, choose in (("distance", planner), ("random_distance", random)):
+        distances, z_goal = [], encode_all(model, goal)
+        for choose in (planned, random):
             frames = torch.from_numpy(np.stack(play(task, s.budget, choose)))
             far = (encode_all(model, frames) - z_goal).square().sum(1)
-            closest[name].append(float(far.min() / far[0].clamp_min(1e-12)))
-    nearer = np.array(closest["distance"]) < np.array(closest["random_distance"])
-    means = {name: float(np.mean(values)) for name, values in closest.items()}
-    return {"tasks": s.tasks, **means, "nearer_than_random": percent(nearer)}
+            distances.append(float(far.min() / far[0].clamp_min(1e-12)))
+        return distances
+
+    ours, theirs = np.array([reach(task) for task in progress(range(s.tasks), "plan")]).T
+    means = {"distance": float(ours.mean()), "random_distance": float(theirs.mean())}
+    return {"tasks": s.tasks, **means, "nearer_than_random": percent(ours < theirs)}
 
 
 def percent(hits: np.ndarray) -> float | None:
