@@ -1587,7 +1587,7 @@ def group_runs(runs: list[Path]) -> list[tuple["Settings", str, list[dict]]]:
     def order(row):
         s, names = row[0], [*envs.ENVS]
         place = names.index(s.env) if s.env in names else len(names)
-        return place, s.variant, [*METHODS].index(s.method), s.history
+        return place, s.variant, [*METHODS].index(s.method), s.history, s.steps
 
     return sorted(rows, key=order)
 
@@ -1621,7 +1621,7 @@ def probe_rows(s: "Settings", label: str, seeds: list[dict]) -> list[list]:
     rows = []
     for name in seeds[0]["probe"]["linear"]:
         pair = PUBLISHED_PROBES.get((s.env, name), {}).get(s.method, ("-", "-"))
-        rows.append([s.env, name, label])
+        rows.append([s.env, name, label, s.steps])
         for kind, value in zip(("linear", "mlp"), pair, strict=True):
             rows[-1] += [mean_error([m["probe"][kind][name] for m in seeds], 3), value]
     return rows
@@ -1653,7 +1653,7 @@ def report(runs: list[Path]) -> str:
         header = "environment|method|seeds|success %|95% interval|published|not solved at start %"
         header += "|n|random %|published|steps|minutes"
         tables.append(markdown(header, [planning_row(*group) for group in others]))
-        header = "environment|quantity|method|linear R²|published|MLP R²|published"
+        header = "environment|quantity|method|steps|linear R²|published|MLP R²|published"
         tables.append(markdown(header, [row for group in others for row in probe_rows(*group)]))
     if dots:
         header = "variant|method|effective dimension|linear R², controlled"
@@ -1763,7 +1763,7 @@ PRESETS = {
         frames=600_000, episode=100, steps=7000, lr=2e-3, history=3, optimizer="muon", whiten=0.5,
     ),
     "cube": dict(
-        frames=400_000, episode=100, size=96, refine=1, steps=9000, history=3, whiten=0.75,
+        frames=400_000, episode=100, size=96, refine=1, steps=6000, history=3, whiten=0.75,
     ),
 }  # fmt: skip
 
