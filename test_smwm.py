@@ -1267,13 +1267,13 @@ def test_bad_checkpoint_ends_in_one_line(folder, capsys, fault):
     elif fault == "foreign":
         torch.save({"weights": torch.zeros(3)}, path)
     elif fault == "malicious":
-        torch.save({"smwm": 2, "settings": Malicious()}, path)
+        torch.save({"smwm": 3, "settings": Malicious()}, path)
     elif fault == "other model":
         content = torch.load(path, weights_only=True)
         content["settings"]["dim"] = 7
         torch.save(content, path)
     elif fault == "version":
-        torch.save(torch.load(path, weights_only=True) | {"smwm": 3}, path)
+        torch.save(torch.load(path, weights_only=True) | {"smwm": 2}, path)
     elif fault == "NaN":
         content = torch.load(path, weights_only=True)
         content["model"]["act_mean"][0] = math.nan
