@@ -1026,9 +1026,8 @@ def plan(
 
     obs, goal_obs: (B, S, S, 3) uint8. The cost of a sequence is the squared distance of the last
     imagined latent to the goal's, after the linear map `metric` (D, D) if there is one (`whiten`
-    makes one). Both images are encoded once; `past` as in `observe`. On a CPU
-    the tasks are planned in groups of `rows` samples, which fit its cache; the result does not
-    depend on it.
+    makes one). Both images are encoded once; `past` as in `observe`. On a CPU the tasks are planned
+    in groups of `rows` samples, which fit its cache; the result does not depend on it.
     """
     device, dim = model.act_mean.device, len(model.act_mean)
     lower, upper = ((bound - model.act_mean) / model.act_std for bound in (low, high))
