@@ -987,6 +987,7 @@ class Cube(PixelEnv):
     FORWARD = np.array([-math.cos(PITCH), 0.0, -math.sin(PITCH)])
     UP = np.array([-math.sin(PITCH), 0.0, math.cos(PITCH)])
     LAMP = np.array([0.42, 0.0, 1.5])
+    AROUND = np.array([(i, j) for j in (-1, 0, 1) for i in (-1, 0, 1) if i or j]) / 3  # pixels
     SIDES = np.array([*itertools.product((-1.0, 1.0), repeat=3)])  # corners of a box
     controlled = ("cube position", "gripper position", "gripper opening", "gripper yaw")
 
@@ -998,7 +999,8 @@ class Cube(PixelEnv):
             mujoco.mj_forward(self._model, data)
         names = [self._model.geom(i).name for i in range(self._model.ngeom)]
         self._colors = np.array([self.COLORS[name] for name in names], np.float64)
-        self._bare = self._cast(np.full(1, 0.5), np.full(1, 0.5))[0]  # the table, in the corner
+        table = self._cast(np.full(1, 0.5), np.full(1, 0.5))[0]  # bare in the corner
+        self._bare = np.full((size, size, 3), np.rint(table), np.uint8)
         self._full = np.zeros(mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_INTEGRATION))
 
     # qpos: cube x, y, z, quaternion (7), gripper x, y, z, yaw (4), left and right finger (2)
@@ -1039,8 +1041,7 @@ class Cube(PixelEnv):
         scene.qpos[:11], scene.qpos[11:] = state[:11], self.FINGER_TRAVEL * (1 - state[11])
         mujoco.mj_kinematics(model, scene)
         colors, hit = np.empty((size, size, 3)), np.zeros((size, size), np.int32)
-        colors[...], near = self._bare, self._near()
-        y, x = np.nonzero(near)
+        near = y, x = np.nonzero(self._near())
         colors[near], hit[near] = self._cast(x + 0.5, y + 0.5)
         edge = np.zeros((size, size), bool)
         down, across = hit[1:] != hit[:-1], hit[:, 1:] != hit[:, :-1]
@@ -1048,12 +1049,14 @@ class Cube(PixelEnv):
             (edge[1:], down), (edge[:-1], down), (edge[:, 1:], across), (edge[:, :-1], across)
         ):  # fmt: skip
             part |= differs
-        y, x = np.nonzero(edge)
-        fine = (np.arange(9) // 3 - 1) / 3, (np.arange(9) % 3 - 1) / 3
-        y, x = (at[:, None] + 0.5 + by for at, by in zip((y, x), fine, strict=True))
+        edge = y, x = np.nonzero(edge)
         if len(x):
-            colors[edge] = self._cast(x.ravel(), y.ravel())[0].reshape(-1, 9, 3).mean(1)
-        return np.rint(colors).astype(np.uint8)
+            x, y = self.AROUND[:, :1] + x + 0.5, self.AROUND[:, 1:] + y + 0.5  # (8, edges)
+            around = self._cast(x.ravel(), y.ravel())[0].reshape(8, -1, 3)
+            colors[edge] = (colors[edge] + around.sum(0)) / 9
+        frame = self._bare.copy()
+        frame[near] = np.rint(colors[near])
+        return frame
 
     def _near(self) -> np.ndarray:
         """The pixels (size, size) within the bounding rectangle of a box or of its shadow, and one
