@@ -1762,7 +1762,8 @@ PRESETS = {
         frames=600_000, episode=100, steps=7000, lr=2e-3, history=3, optimizer="muon", whiten=0.5,
     ),
     "cube": dict(
-        frames=400_000, episode=100, size=96, refine=1, steps=6000, history=3, whiten=0.75,
+        frames=400_000, episode=100, size=96, refine=1, width=240, steps=5000, history=3,
+        whiten=0.75,
     ),
 }  # fmt: skip
 
