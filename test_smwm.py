@@ -1,5 +1,6 @@
 """Each test checks a claim of the method, of an environment or of the command line: pytest -q."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -23,6 +24,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import envs
 import smwm
@@ -290,19 +292,56 @@ def test_paper_architecture():
 
 
 @pytest.mark.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
-def test_devices_agree(trained, dots, device):
-    """The same weights give the same loss, latents and plans on every device there is."""
+def test_devices_agree(trained, dots, monkeypatch, device):
+    """The same weights give the same loss, latents and imagination on every device there is, and
+    plans, whose noise each device draws its own way, that reach the goal in imagination."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     data, results = smwm.Dataset(dots), []
     rows = data.windows("test", 3)[:64]
     for place in ("cpu", device):
         model, s = smwm.load_checkpoint(trained / "checkpoint.pt", place)
+        model.bf16 = False
         obs, act = (x.to(place) for x in data.batch(rows, 4, 1))
-        loss, _ = smwm.smwm(model, obs, act)
-        acts = smwm.plan(model, obs[:8, 0], obs[:8, 3], precision="fp32")
-        results.append((loss.detach().cpu(), smwm.encode_all(model, data.frames[:100]), acts.cpu()))
-    (loss, z, acts), (loss2, z2, acts2) = results
-    assert torch.allclose(loss, loss2, rtol=1e-3) and torch.allclose(z, z2, atol=1e-2)
-    assert (acts - acts2).abs().max() < 0.1  # another device draws other noise
+        with torch.no_grad():
+            loss, _ = smwm.smwm(model, obs, act)
+            now, z_goal = model.observe(obs[:, 0]), model.encode(obs[:, 3])
+            imagined = model.rollout(now, act)
+            sizes = dict(samples=100, elites=10, iterations=10)
+            acts = smwm.plan(model, obs[:, 0], obs[:, 3], precision="fp32", **sizes)
+            ends = model.rollout(now, (acts - model.act_mean) / model.act_std)[:, -1]
+        left = (ends - z_goal).square().sum() / (now - z_goal).square().sum()
+        z = smwm.encode_all(model, data.frames[:100])
+        assert acts.device == z_goal.device == torch.empty(0, device=place).device and left < 0.01
+        results.append((loss.cpu(), z, imagined.cpu()))
+    (loss, z, imagined), (loss2, z2, imagined2) = results
+    assert torch.allclose(loss, loss2, rtol=1e-3) and torch.allclose(z, z2, atol=1e-3)
+    assert torch.allclose(imagined, imagined2, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"encoder": "vit", "method": "sigreg"}])
+def test_nothing_is_left_on_another_device(monkeypatch, options):
+    """Without a GPU: a training step and a plan on a device whose tensors have shapes alone; a
+    tensor that was made on the CPU and not moved there is an error."""
+    s = smwm.settings_for(env="cube", size=64, batch=2, samples=8, elites=2, **options)
+    model = smwm.build_model(s, 10).to("meta")
+
+    class Generator(torch.Generator):  # no device "meta" has one
+        def __new__(cls, device="cpu"):
+            return super().__new__(cls)
+
+    monkeypatch.setattr(torch, "Generator", Generator)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        obs, z = torch.empty(2, 4, 64, 64, 3, dtype=torch.uint8), torch.empty(200, s.dim)
+        metric, past = smwm.whiten(z, 0.5).to("meta"), torch.empty(2, 2, 10)
+        objective = smwm.Objective(model, s, torch.Generator("meta"))
+        objective(obs.to("meta"), torch.empty(2, 3, 10, device="meta"))[0].backward()
+        assert all(w.grad.device.type == "meta" for w in model.encoder.parameters())
+        acts = smwm.plan(model, obs[:, :3], obs[:, 3], past=past, metric=metric, iterations=2)
+        assert acts.device.type == "meta" and acts.shape == (2, 5, 10)
+        with pytest.raises(RuntimeError, match="device"):
+            model.predict(torch.empty(2, model.context_dim), acts[:, 0])
 
 
 # -- resume, and several processes -----------------------------------------------------------------
@@ -358,7 +397,7 @@ def test_killed_at_any_moment_and_resumed(folder):
     """kill -9 in collection and at several moments of training: each time the same command with
     --resume goes on, nothing half-written is taken for whole, and the weights are those of an
     uninterrupted run."""
-    options = "train --frames 20000 --steps 120 --batch 16 --probe-epochs 1 --tasks 2 --samples 8"
+    options = "train --frames 10000 --steps 120 --batch 16 --probe-epochs 1 --tasks 2 --samples 8"
     options += " --elites 4 --threads 1 --probe-train 500 --probe-test 200"
     code = f"import sys; sys.path.insert(0, {str(Path(smwm.__file__).parent)!r}); import smwm; "
     code += "smwm.SAVE_EVERY = 0.02; sys.exit(smwm.main(sys.argv[1:]))"
@@ -387,28 +426,26 @@ def test_killed_at_any_moment_and_resumed(folder):
             victim, lambda n=step // 10: log.exists() and len(log.read_text().split()) > n + 1
         )
         smwm.load_checkpoint(folder / "cut/checkpoint.pt")
-    done = start("--out", "cut", "--resume")
+    done, whole = start("--out", "cut", "--resume"), start("--out", "whole")
     assert "planning" in done.communicate()[0] and done.returncode == 0
+    assert "planning" in whole.communicate()[0] and whole.returncode == 0
     assert not [*folder.glob("**/.*.tmp")] and len([*folder.glob("data/*")]) == 1
-    done = start("--out", "whole")
-    assert done.wait() == 0
     assert same(weights(folder / "whole"), weights(folder / "cut"))
     assert len((folder / "cut/log.csv").read_text().split()) == 13
 
 
-def test_two_processes_train_as_one(folder):
+def test_two_processes_train_as_one(folder, capsys):
     """torchrun with two CPU processes: the loss curve of one process with the same global batch, up
     to the batch norms' statistics, which each process takes of its half; one process writes."""
     options = "train --frames 2000 --steps 60 --batch 64 --probe-epochs 1 --tasks 2 --samples 8"
     options += " --lr 1e-3 --precision fp32"
     options += " --elites 4 --threads 1 --probe-train 500 --probe-test 200 --out"
-    file = str(Path(smwm.__file__).resolve())
+    run(f"{options} one")
     torchrun = "-m torch.distributed.run --standalone --nproc-per-node=2".split()
-    for name, launch in (("one", []), ("two", torchrun)):
-        command = [sys.executable, *launch, file, *options.split(), name]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("trained") == 1
+    command = [sys.executable, *torchrun, Path(smwm.__file__).resolve(), *options.split(), "two"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert capsys.readouterr().out.count("trained") == done.stdout.count("trained") == 1
     curves = [np.loadtxt(folder / n / "log.csv", delimiter=",", skiprows=1) for n in ("one", "two")]
     assert curves[0].shape == curves[1].shape == (6, 7)
     assert np.allclose(curves[0][:, 3:], curves[1][:, 3:], rtol=0.15), curves
@@ -697,7 +734,7 @@ def test_data_larger_than_memory(folder, kind):
             sys.exit("the limit does not hold")
         except MemoryError:
             pass
-        sys.exit(smwm.main({f"train {TINY} --threads 1 --probe-train 500 --data {path}".split()}))
+        sys.exit(smwm.main({f"train {TINY} --threads 1 --probe-train 500 --probe-test 200 --data {path}".split()}))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "trained" in done.stdout, done.stderr
