@@ -1213,6 +1213,10 @@ class Adapted(gym.Wrapper):
         self.size = size
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         obs, first = self.env.reset(seed=0)
+        try:
+            self.env.render()
+        except Exception as error:  # foreign code, which may lack anything: pygame, OpenGL
+            raise ValueError(f"gymnasium:{name}: gives no picture here: {error}") from error
         *_, info = self.env.step(np.zeros(box.shape, np.float32))
         self._keys = [k for k in sorted({*first} & {*info}) if self._numbers(info[k]) is not None]
         self.columns = {"observation": obs.size} if obs.size <= 1000 else {}

@@ -182,6 +182,18 @@ def test_main_job(trained):
     assert {p.name for p in trained.iterdir()} >= {"checkpoint.pt", "settings.json", "log.csv"}
 
 
+@pytest.mark.parametrize("entries", [1, 2, 3, 4, 5])
+def test_latent_is_drawn_with_any_quantity(folder, entries):
+    """Of one entry to five, those that start with a cosine and a sine (as Pendulum's) too."""
+    angle = np.linspace(0, 6, 50)
+    values = np.stack([np.cos(angle), np.sin(angle), angle, -angle, angle**2], 1)[:, :entries]
+    np.savez(folder / "latents.npz", components=np.zeros((50, 4)), **{"target it": values})
+    smwm.write_json(folder / "metrics.json", {"latent": {"spectrum": [1.0], "effective_dim": 1}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smwm.figure_latent(folder).savefig(folder / "latent.png")
+
+
 def test_figures_come_from_saved_results(trained, folder, capsys):
     run(f"figures {trained}")
     run("figures")
@@ -718,6 +730,7 @@ def test_data_larger_than_memory(folder, kind):
     rows, ends = 32_000, np.arange(100, 32_001, 100)
     frames = np.lib.format.open_memmap(folder / "zeros.npy", "w+", np.uint8, (rows, 64, 64, 3))
     path = foreign(folder, kind, frames, ends)
+    options = f"train {TINY} --threads 1 --probe-train 500 --probe-test 200 --data {path}"
     code = f"""if True:
         import re, resource, sys
         sys.path.insert(0, {str(Path(smwm.__file__).parent)!r})
@@ -734,7 +747,7 @@ def test_data_larger_than_memory(folder, kind):
             sys.exit("the limit does not hold")
         except MemoryError:
             pass
-        sys.exit(smwm.main({f"train {TINY} --threads 1 --probe-train 500 --probe-test 200 --data {path}".split()}))
+        sys.exit(smwm.main({options.split()}))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "trained" in done.stdout, done.stderr
@@ -810,6 +823,13 @@ class Drift(gym.Env):
         return frame
 
 
+class Unseen(Drift):
+    """What it draws with is not installed."""
+
+    def render(self):
+        raise gym.error.DependencyNotInstalled("pip install paint")
+
+
 def test_any_gymnasium_environment(folder, capsys):
     """Collected with random actions, trained, probed by its observation and info, planned in by
     latent distance, drawn; episodes end where the environment ends them."""
@@ -830,7 +850,12 @@ def test_any_gymnasium_environment(folder, capsys):
     inner = np.setdiff1d(np.arange(len(moved)), data.ends - 1)
     assert np.abs(moved[inner]).max() < 1e-4
     run("figures runs/gymnasium-Drift-v0-smwm-s0")
-    for name, words in (("CartPole-v1", "bounded continuous actions"), ("Nope-v7", "Nope")):
+    gym.register("Unseen-v0", Unseen)
+    for name, words in (
+        ("CartPole-v1", "bounded continuous actions"),
+        ("Nope-v7", "Nope"),
+        ("Unseen-v0", "gives no picture here: pip install paint"),
+    ):
         error = run(f"train {TINY} --env gymnasium:{name}", code=2, capsys=capsys)
         assert words in error.splitlines()[-1] and "gymnasium:" in error
 
