@@ -370,7 +370,7 @@ def same(a: dict, b: dict) -> bool:
 LONGER = TINY.replace("--steps 6", "--steps 40") + " --threads 1 --log-every 7"
 
 
-@pytest.mark.parametrize("option", ["", "--method sigreg", "--optimizer muon"])
+@pytest.mark.parametrize("option", ["", "--method sigreg", "--optimizer muon --hidden 64"])
 def test_resumed_training_is_bit_identical(folder, capsys, monkeypatch, option):
     """Cut off after a checkpoint within a logging interval, resumed, and compared: weights, log
     and metrics of the uninterrupted run."""
@@ -432,8 +432,8 @@ def test_killed_at_any_moment_and_resumed(folder):
     kill_when(victim, lambda: [*folder.glob("data/.*.tmp/frames.npy")])
     assert not [*folder.glob("data/dotworld*")]  # only under its temporary name
     step, log = 0, folder / "cut/log.csv"
-    for _ in range(3):
-        victim, step = start("--out", "cut", "--resume"), step + int(rng.integers(2, 35))
+    for _ in range(2):
+        victim, step = start("--out", "cut", "--resume"), step + int(rng.integers(2, 50))
         kill_when(
             victim, lambda n=step // 10: log.exists() and len(log.read_text().split()) > n + 1
         )
@@ -449,7 +449,7 @@ def test_killed_at_any_moment_and_resumed(folder):
 def test_two_processes_train_as_one(folder, capsys):
     """torchrun with two CPU processes: the loss curve of one process with the same global batch, up
     to the batch norms' statistics, which each process takes of its half; one process writes."""
-    options = "train --frames 2000 --steps 60 --batch 64 --probe-epochs 1 --tasks 2 --samples 8"
+    options = "train --frames 2000 --steps 40 --batch 64 --probe-epochs 1 --tasks 2 --samples 8"
     options += " --lr 1e-3 --precision fp32"
     options += " --elites 4 --threads 1 --probe-train 500 --probe-test 200 --out"
     run(f"{options} one")
@@ -459,7 +459,7 @@ def test_two_processes_train_as_one(folder, capsys):
     assert done.returncode == 0, done.stderr
     assert capsys.readouterr().out.count("trained") == done.stdout.count("trained") == 1
     curves = [np.loadtxt(folder / n / "log.csv", delimiter=",", skiprows=1) for n in ("one", "two")]
-    assert curves[0].shape == curves[1].shape == (6, 7)
+    assert curves[0].shape == curves[1].shape == (4, 7)
     assert np.allclose(curves[0][:, 3:], curves[1][:, 3:], rtol=0.15), curves
 
 
