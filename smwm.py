@@ -1400,7 +1400,7 @@ def figure_latent(run: Path):
         half, span = len(value) // 2, np.ptp(value, axis=1, keepdims=True)
         unit = (value - value.min(1, keepdims=True)) / np.maximum(span, 1e-12)
         circle = np.square(value[:half]) + np.square(value[half : 2 * half])
-        pairs = half and len(value) == 2 * half
+        pairs = len(value) == 2 * half
         if pairs and np.abs(circle - 1).max() < 1e-3:  # sines, then cosines, of one or more angles
             angles = np.arctan2(value[:half], value[half:])
             colour = colormaps["twilight"](angles[0] / (2 * np.pi) + 0.5)
