@@ -437,6 +437,27 @@ def replacing(path: Path):
         remove(temporary)
 
 
+@contextlib.contextmanager
+def in_turn(folder: Path):
+    """Wait for other processes that make data in `folder`: it may be the same data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{folder}: another process makes data there, waiting for it", file=sys.stderr)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, value) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
@@ -500,23 +521,26 @@ def collect(
     meta |= {"columns": world.columns} if hasattr(world, "columns") else {}
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with replacing(path) as folder:
-        folder.mkdir()
-        create_arrays(folder, count * episode, size, len(action), len(state))
-        job = partial(_collect_episode, folder, env, variant, size, episode, seed)
-        pool = ProcessPoolExecutor(workers, context, _start_worker)
-        try:
-            chunk = max(1, min(8, count // (4 * workers)))
-            episodes = pool.map(job, range(count), chunksize=chunk)
-            ends = [end for part in progress(episodes, f"collect {env}", count) for end in part]
-        except BrokenExecutor as error:
-            raise InputError(
-                f"collect {env}: a process died ({error}); is there memory?"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-        np.save(folder / "episode_ends.npy", np.array(ends))
-        write_json(folder / "meta.json", meta)
+    with in_turn(path.parent):
+        if path.exists():  # now
+            return path
+        with replacing(path) as folder:
+            folder.mkdir()
+            create_arrays(folder, count * episode, size, len(action), len(state))
+            job = partial(_collect_episode, folder, env, variant, size, episode, seed)
+            pool = ProcessPoolExecutor(workers, context, _start_worker)
+            try:
+                chunk = max(1, min(8, count // (4 * workers)))
+                episodes = pool.map(job, range(count), chunksize=chunk)
+                ends = [end for part in progress(episodes, f"collect {env}", count) for end in part]
+            except BrokenExecutor as error:
+                raise InputError(
+                    f"collect {env}: a process died ({error}); is there memory?"
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+            np.save(folder / "episode_ends.npy", np.array(ends))
+            write_json(folder / "meta.json", meta)
     return path
 
 
@@ -607,7 +631,10 @@ def import_data(source: str | Path, size: int, root: str | Path = "data") -> Pat
     kind = "" if source.is_dir() else source.suffix
     expect(kind in readers, f"{source}: expected a folder, .npz, .h5 or .hdf5; convert it to one")
     try:
-        with readers[kind](source) as (shape, chunks, actions, states, ends):
+        with in_turn(path.parent), readers[kind](source) as whole:
+            if path.exists():  # now
+                return path
+            shape, chunks, actions, states, ends = whole
             good = len(shape) == 4 and shape[3] == 3 and shape[0] and actions.ndim == 2
             where = f"{source}: expected frames (F, H, W, 3), F > 0, and actions (F, m),"
             expect(good, f"{where} got {tuple(shape)} and {actions.shape}")

@@ -446,6 +446,19 @@ def test_killed_at_any_moment_and_resumed(folder):
     assert len((folder / "cut/log.csv").read_text().split()) == 13
 
 
+def test_data_is_made_once_by_two_processes_at_a_time(folder):
+    """Two seeds started together in an empty folder: one collects, the other waits for its data."""
+    command = f"{sys.executable} {smwm.__file__} collect --frames 6000".split()
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    told = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert told[0][0] == told[1][0] and "6000 frames" in told[0][0]
+    errors = [errors for _, errors in told]
+    assert sorted("collect dotworld" in error for error in errors) == [False, True], errors
+    assert "waiting" in errors["collect dotworld" in errors[0]]
+
+
 def test_two_processes_train_as_one(folder, capsys):
     """torchrun with two CPU processes: the loss curve of one process with the same global batch, up
     to the batch norms' statistics, which each process takes of its half; one process writes."""
