@@ -831,7 +831,8 @@ class Dataset:
         expect(
             len(rows),
             f"{self.path}: expected {split} episodes of more than {span} frames, the longest of "
-            f"{len(self.ends)} has {longest}; use longer ones or a smaller --block or --sequence",
+            f"{len(self.ends)} has {longest}; use longer ones, or a smaller --block, --sequence, "
+            "--history or --goal-offset",
         )
         return torch.from_numpy(rows)
 
@@ -1303,7 +1304,8 @@ def mlp_probe(x: Tensor, y: Tensor, x_test: Tensor, *, epochs: int = 200, seed: 
         layers = [nn.Linear(x.shape[1], 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()]
         net = nn.Sequential(*layers, nn.Linear(128, y.shape[1]))
     order = torch.randperm(len(x), generator=generator)
-    held, rest = order[: len(x) // 10], order[len(x) // 10 :]
+    count = max(1, len(x) // 10)
+    held, rest = order[:count], order[min(count, len(x) - 1) :]
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     best, best_error, patience = None, math.inf, 0
     for _ in range(epochs):
@@ -1325,7 +1327,7 @@ def mlp_probe(x: Tensor, y: Tensor, x_test: Tensor, *, epochs: int = 200, seed: 
 
 def principal_components(z: Tensor) -> tuple[Tensor, Tensor]:
     """Variances (D,) in falling order and directions (D, D), a column each, of latents (n, D)."""
-    values, vectors = torch.linalg.eigh(torch.cov(z.double().T))
+    values, vectors = torch.linalg.eigh(torch.cov(z.double().T).reshape(2 * z.shape[1:]))
     return values.flip(0).clamp_min(0), vectors.flip(1)
 
 
@@ -1380,7 +1382,7 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
         "rollout_error": error[1:].tolist(),
         **{name: value.item() for name, value in losses.items()},  # on held-out windows
     }
-    mean = z_test.double().mean(0)
+    mean, directions = z_test.double().mean(0), F.pad(directions, (0, 3))  # four, were D one
     arrays = {
         "components": (z_test - mean) @ directions[:, :4],
         "encoded": (encoded - mean) @ directions[:, :2],
@@ -1600,10 +1602,15 @@ def group_runs(runs: list[Path]) -> list[tuple["Settings", str, list[dict]]]:
     """Settings, label and the metrics of each seed, for runs that differ by their seed alone."""
     groups = {}
     for run in runs:
+        if run.is_file():  # `runs/*` may have a picture
+            continue
         s, metrics = load_settings(run), load_metrics(run)
-        expect("probe" in metrics, f"{run}: expected a finished run; let training finish")
+        if "probe" not in metrics:
+            print(f"{run}: left out, it is not finished", file=sys.stderr)
+            continue
         key = dataclasses.replace(s, seed=0, out="", data="", device="auto", threads=0)
         groups.setdefault(key, []).append(metrics)
+    expect(groups, f"report: expected a finished run, got {', '.join(map(str, runs))}")
     rows = []
     for s, seeds in groups.items():
         options = [f"history {s.history}"] * (s.history > 1)
@@ -1655,7 +1662,8 @@ def probe_rows(s: "Settings", label: str, seeds: list[dict]) -> list[list]:
 
 
 def dot_row(s: "Settings", label: str, seeds: list[dict]) -> list:
-    held, plan = make_env(s.env, s.variant, s.size).controlled, seeds[0]["planning"]
+    held = make_env(s.env, s.variant, s.size).controlled
+    plans = [m["planning"] for m in seeds if "planning" in m]
     linear = [m["probe"]["linear"] for m in seeds]
     r2s = {name: mean_error([values[name] for values in linear], 4) for name in linear[0]}
     return [
@@ -1665,8 +1673,8 @@ def dot_row(s: "Settings", label: str, seeds: list[dict]) -> list:
         ", ".join(f"{name} {value}" for name, value in r2s.items() if name in held) or "-",
         ", ".join(f"{name} {value}" for name, value in r2s.items() if name not in held) or "-",
         f"{np.mean([m['latent']['latent_std'] for m in seeds]):.2g}",
-        mean_error([m["planning"]["success"] for m in seeds], 0),
-        f"{plan['random']:.0f}",
+        mean_error([p["success"] for p in plans], 0),
+        mean_error([p["random"] for p in plans[:1]], 0),
         mean_error([m["train"]["seconds"] for m in seeds], 0),
     ]
 
@@ -1758,15 +1766,15 @@ class Settings:
             value = getattr(self, name)
             expect(value in names, f"--{name}: expected one of {', '.join(names)}, got {value!r}")
         zero = {"seed", "data_seed", "threads", "refine", "depth", "weight_decay", "lam"}
+        two = {"sequence", "elites", "probe_train", "probe_test"}
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if field.name in zero else 1
+            value, least = getattr(self, field.name), 1 - (field.name in zero) + (field.name in two)
             good = field.type is str or value >= (0 if field.type is float else least)
             option = f"--{field.name.replace('_', '-')}"
             good = good and (field.type is str or value < math.inf)
             expect(good, f"{option}: expected a number of at least {least}, got {value}")
         expect(self.size % 16 == 0, f"--size: expected a multiple of 16, got {self.size}")
-        expect(self.sequence > 1, f"--sequence: expected at least 2 frames, got {self.sequence}")
-        good = 2 <= self.elites <= self.samples
+        good = self.elites <= self.samples
         expect(good, f"--elites: expected 2 to --samples {self.samples}, got {self.elites}")
 
 
@@ -1926,29 +1934,34 @@ def run_folder(s: Settings) -> Path:
 def run_train(s: Settings, given: dict, overwrite: bool, resume: bool) -> None:
     run, device = run_folder(s), pick_device(s)
     lead = not dist.is_initialized() or dist.get_rank() == 0  # one process alone writes
-    if resume and (run / "settings.json").exists():
+    begun, old = (run / "settings.json").exists(), [*run.glob("[!.]*")]
+    if resume and begun:
         before = load_settings(run)
         here = {f.name for f in dataclasses.fields(s) if f.metadata["group"] == "machine"}
         other = [k for k, v in given.items() if k not in here and getattr(before, k) != v]
         message = f"{run}: begun with other --{', --'.join(other)}; resume without, or train anew"
         expect(not other, message)
         s = dataclasses.replace(before, **{name: getattr(s, name) for name in here})
-    elif lead:
-        if run.exists() and [*run.glob("[!.]*")]:
-            hint = "choose another --out, --resume it, or --overwrite to replace it"
-            expect(overwrite, f"{run}: exists already; {hint}")
-            ours = (run / "settings.json").exists()
-            expect(ours, f"{run}: not a run folder (no settings.json); it is left as it is")
-            shutil.rmtree(run)
-        run.mkdir(parents=True, exist_ok=True)  # now: an unwritable place is told at once
-        write_json(run / "settings.json", dataclasses.asdict(s))
+    elif lead and old:
+        hint = "choose another --out, --resume it, or --overwrite to replace it"
+        expect(overwrite, f"{run}: exists already; {hint}")
+        expect(begun, f"{run}: not a run folder (no settings.json); it is left as it is")
     if lead:
+        run.mkdir(parents=True, exist_ok=True)  # now: an unwritable place is told at once
         try:
             data = open_dataset(s)
-        except InputError:  # these settings cannot be run: leave no folder that looks begun
-            if {path.name for path in run.iterdir()} == {"settings.json"}:
-                shutil.rmtree(run)
+            for split in data.episodes:  # now: what training and what comes after it cannot do
+                data.windows(split, s.block * (s.sequence - 1))
+            if data.world(s):
+                planning_tasks(data, s)
+        except InputError:
+            with contextlib.suppress(OSError):  # not empty: an earlier run stays as it is
+                run.rmdir()
             raise
+        if not (resume and begun):
+            if old:
+                shutil.rmtree(run)
+            write_json(run / "settings.json", dataclasses.asdict(s))
     if dist.is_initialized():
         dist.barrier()
     data = data if lead else open_dataset(s)

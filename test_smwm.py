@@ -194,6 +194,13 @@ def test_latent_is_drawn_with_any_quantity(folder, entries):
         smwm.figure_latent(folder).savefig(folder / "latent.png")
 
 
+@pytest.mark.parametrize("options", ["--dim 1", "--dim 2 --probe-train 2 --probe-test 2"])
+def test_small_latents_and_few_probes(folder, options):
+    run(f"train {TINY} {options} --out small")
+    run("figures small")
+    assert (folder / "small/figures/latent.png").exists()
+
+
 def test_figures_come_from_saved_results(trained, folder, capsys):
     run(f"figures {trained}")
     run("figures")
@@ -1207,7 +1214,9 @@ def test_environments_refuse_bad_input(env, call, words):
         ("--lr nan", "--lr: expected a number"),
         ("--size 60", "--size: expected a multiple of 16"),
         ("--elites 400", "--elites: expected 2 to --samples"),
+        ("--probe-train 1", "--probe-train: expected a number of at least 2, got 1"),
         ("--sequence 60", "expected train episodes of more than 59 frames"),
+        ("--goal-offset 60", "expected test episodes of more than 62 frames"),  # before training
         ("--device cuda:9", "--device cuda:9: not usable here"),
         ("--data nowhere", "nowhere: expected a dataset, found nothing"),
         ("--out /proc/run", "/proc/run"),
@@ -1219,12 +1228,14 @@ def test_bad_settings_end_in_one_line(folder, capsys, args, words):
     error = run(f"train {TINY} {out} {args}", code=2, capsys=capsys)
     line = [part for part in error.splitlines() if part.startswith("error: ")]
     assert len(line) == 1 and words in line[0] and "Traceback" not in error
+    assert not (folder / "new").exists() or (folder / "new/log.csv").exists()
 
 
 def test_a_run_is_never_overwritten_silently(folder, capsys):
     run(f"train {TINY} --out one")
     before = (folder / "one/checkpoint.pt").read_bytes()
     assert "one: exists already" in run(f"train {TINY} --seed 1 --out one", code=2, capsys=capsys)
+    run(f"train {TINY} --goal-offset 99 --out one --overwrite", code=2)  # which cannot be run
     assert (folder / "one/checkpoint.pt").read_bytes() == before
     run(f"train {TINY} --seed 1 --out one --overwrite")
     assert (folder / "one/checkpoint.pt").read_bytes() != before
@@ -1254,6 +1265,10 @@ def test_report_has_every_run_and_the_published_values(folder, capsys):
     capsys.readouterr()
     run(f"report {runs[0]} {runs[1]}")
     assert capsys.readouterr().out.strip() == table
+    (runs[0] / "metrics.json").unlink()
+    (folder / "runs/environments.png").touch()
+    assert "left out" in run(f"report {runs[0]} {runs[1]} runs/environments.png", capsys=capsys)
+    assert "expected a finished run" in run(f"report {runs[0]}", code=2, capsys=capsys)
     assert "no-run: expected a run folder" in run("report no-run", code=2, capsys=capsys)
 
 
