@@ -1283,9 +1283,10 @@ def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def r2(prediction: Tensor, target: Tensor) -> float:
-    """Coefficient of determination, averaged over components, (n, j), (n, j) -> scalar."""
+    """Coefficient of determination, averaged over what varies of (n, j), (n, j) -> scalar."""
     residual = (prediction - target).square().sum(0)
-    return float((1 - residual / (target - target.mean(0)).square().sum(0).clamp_min(1e-12)).mean())
+    total = (target - target.mean(0)).square().sum(0)
+    return float((1 - residual / total)[total > 1e-12].mean())
 
 
 def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, ridge: float = 1e-3) -> Tensor:
@@ -1351,7 +1352,7 @@ def evaluate_latent(model: WorldModel, data: Dataset, s: "Settings") -> tuple[di
     ]
     z, z_test = (encode_all(model, data.frames, rows) for rows in picks)
     x, x_test = standardise(z.double(), z_test.double())
-    truth = data.targets(s)
+    truth = {k: v for k, v in data.targets(s).items() if np.ptp(v[picks[1]], axis=0).any()}
     probe = {"linear": {}, "mlp": {}}
     for name, values in progress(truth.items(), "probe"):
         y, y_test = standardise(*(torch.from_numpy(values[rows]) for rows in picks))
@@ -1411,21 +1412,24 @@ def figure_training(run: Path):
 
 def figure_latent(run: Path):
     """The spectrum; then, a row a quantity, the world and the latent's leading components, in the
-    same colours: a map of the plane, a wheel for the (first) angle, a scale for one number."""
+    same colours: a map of the plane, a wheel for the (first) angle, a scale for one number.
+    Where no quantity is known, it is the place in the data."""
     from matplotlib import colormaps
 
     saved, latent = np.load(run / "latents.npz"), load_metrics(run)["latent"]
     names = [name for name in saved.files if name.startswith("target ")]
+    values = {name.removeprefix("target "): saved[name] for name in names}
+    values = values or {"place in the data": np.arange(len(saved["components"]))[:, None]}
     share = 100 * np.array(latent["spectrum"][:16]) / sum(latent["spectrum"])
-    fig, axes = new_figure(len(names), 4, 9, 2.4 * len(names))
+    fig, axes = new_figure(len(values), 4, 9, 2.4 * len(values))
     axes[0, 0].bar(np.arange(1, len(share) + 1), share)
     title = f"effective dimension {latent['effective_dim']:.2f}"
     axes[0, 0].set(xlabel="principal component", ylabel="% of variance", title=title)
     for ax in axes[1:, 0]:
         ax.axis("off")
     pcs = saved["components"][:3000].T
-    for row, name in zip(axes, names, strict=True):
-        value, name = saved[name][:3000].T, name.removeprefix("target ")
+    for row, (name, value) in zip(axes, values.items(), strict=True):
+        value = value[:3000].T
         half, span = len(value) // 2, np.ptp(value, axis=1, keepdims=True)
         unit = (value - value.min(1, keepdims=True)) / np.maximum(span, 1e-12)
         circle = np.square(value[:half]) + np.square(value[half : 2 * half])
@@ -2018,7 +2022,7 @@ def run_probe(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
     update_metrics(run, probe=probe, latent=latent)
     world = data.world(s)
     if not probe["linear"]:
-        print(f"probes: off, {data.path} has no states")
+        print(f"probes: off, {data.path} has no states, or none that vary")
     else:
         print(f"{'probe R2 on held-out episodes':<32}{'linear':>8}{'MLP':>8}")
     for name in probe["linear"]:

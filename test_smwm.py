@@ -607,6 +607,16 @@ def test_probes_read_what_is_there_and_nothing_else():
         )
 
 
+def test_r2_by_hand():
+    """The mean: 1 - (1 + 0 + 1) / (1 + 0 + 1) = 0. What is right: 1, two off: 1 - 3 * 4 / 2 = -5. A
+    constant, which has no variance to explain, does not count."""
+    target = torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
+    assert smwm.r2(torch.tensor([[2.0, 4.0]] * 3), target) == pytest.approx(0)
+    two_off = torch.stack([target[:, 0], target[:, 0] + 2], 1)
+    both = torch.stack([target[:, 0], target[:, 0]], 1)
+    assert smwm.r2(two_off, both) == pytest.approx((1 + (1 - 12 / 2)) / 2)
+
+
 def test_standardise_centres_constants():
     """An entry that is constant in training, but for rounding, is not blown up where it differs."""
     train, test = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)).unbind()
@@ -705,6 +715,7 @@ def foreign(folder: Path, kind: str, frames: np.ndarray, ends: np.ndarray) -> Pa
     with h5py.File(path := folder / "mine.h5", "w") as file:
         file["pixels"], file["action"] = frames, actions
         file["proprio"], file["state"] = states[:, :1], states
+        file["reward"] = np.zeros(rows)  # nothing to read
         file["note"] = np.array([b"text"] * rows)
         lengths = np.diff(ends, prepend=0)
         if kind == "h5":
@@ -731,6 +742,7 @@ def test_own_data(folder, capsys, kind):
     probed = smwm.load_metrics(folder / "new")["probe"]["linear"].keys()
     expected = {"npz": {"states"}, "folder": set()}.get(kind, {"proprio", "state"})
     assert probed == expected and (("probes: off" in said.out) == (kind == "folder"))
+    run("figures new")
     (made,) = (folder / "data").iterdir()
     data = smwm.Dataset(made)
     assert data.size == 64 and data.ends.tolist()[:2] == [50, 120]
