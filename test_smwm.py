@@ -194,11 +194,12 @@ def test_latent_is_drawn_with_any_quantity(folder, entries):
         smwm.figure_latent(folder).savefig(folder / "latent.png")
 
 
-@pytest.mark.parametrize("options", ["--dim 1", "--dim 2 --probe-train 2 --probe-test 2"])
-def test_small_latents_and_few_probes(folder, options):
-    run(f"train {TINY} {options} --out small")
-    run("figures small")
-    assert (folder / "small/figures/latent.png").exists()
+def test_small_latent_and_few_probes(folder):
+    """A latent of one entry, two frames to fit the probes on: evaluated, its figures drawn."""
+    run(f"train {TINY} --dim 1 --probe-train 2 --probe-test 2 --out small")
+    assert smwm.load_metrics(folder / "small")["latent"]["effective_dim"] == 1
+    for draw in (smwm.figure_latent, smwm.figure_rollout):
+        assert draw(folder / "small").axes
 
 
 def test_figures_come_from_saved_results(trained, folder, capsys):
@@ -742,7 +743,7 @@ def test_own_data(folder, capsys, kind):
     probed = smwm.load_metrics(folder / "new")["probe"]["linear"].keys()
     expected = {"npz": {"states"}, "folder": set()}.get(kind, {"proprio", "state"})
     assert probed == expected and (("probes: off" in said.out) == (kind == "folder"))
-    run("figures new")
+    assert smwm.figure_latent(folder / "new").axes
     (made,) = (folder / "data").iterdir()
     data = smwm.Dataset(made)
     assert data.size == 64 and data.ends.tolist()[:2] == [50, 120]
@@ -840,13 +841,13 @@ class Drift(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.place = self.np_random.uniform(0, 90, 2).astype(np.float32)
-        return {"place": self.place}, {"heat": 0.5, "name": "drift"}
+        return {"place": self.place}, {"heat": self.place.sum(), "name": "drift"}
 
     def step(self, action):
         assert self.action_space.contains(action)
         self.place = np.clip(self.place + action - [0, 2], 0, 90).astype(np.float32)
         over = bool(self.np_random.random() < 0.02)
-        return {"place": self.place}, 0.0, over, False, {"heat": 0.5, "name": "drift"}
+        return {"place": self.place}, 0.0, over, False, {"heat": self.place.sum(), "name": "drift"}
 
     def render(self):
         frame = np.full((120, 100, 3), 255, np.uint8)
