@@ -262,7 +262,8 @@ class WorldModel(nn.Module):
         history=1, encoder="conv",
     ):  # fmt: skip
         super().__init__()
-        self.dim, self.context_dim = dim, (history - 1) * (dim + act_dim) + dim
+        self.size, self.dim = size, dim
+        self.context_dim = (history - 1) * (dim + act_dim) + dim
         sizes = dict(dim=dim, width=width)
         inputs = dict(context_dim=self.context_dim, act_dim=act_dim)
         if encoder == "vit":
@@ -288,6 +289,9 @@ class WorldModel(nn.Module):
 
     def encode(self, obs: Tensor) -> Tensor:
         """Images (..., S, S, 3) uint8 to latents (..., D), in the precision of the training."""
+        image, found = (self.size, self.size, 3), f"{obs.dtype} {tuple(obs.shape)}"
+        if obs.dtype != torch.uint8 or obs.ndim < 4 or obs.shape[-3:] != image:
+            raise ValueError(f"encode: expected a batch of {image} uint8 images, got {found}")
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
             z = self.encoder(obs.flatten(0, -4))
         return z.float().unflatten(0, obs.shape[:-3])
@@ -1609,7 +1613,7 @@ def group_runs(runs: list[Path]) -> list[tuple["Settings", str, list[dict]]]:
         if run.is_file():  # `runs/*` may have a picture
             continue
         s, metrics = load_settings(run), load_metrics(run)
-        if "probe" not in metrics:
+        if not {"train", "probe"} <= {*metrics}:
             print(f"{run}: left out, it is not finished", file=sys.stderr)
             continue
         key = dataclasses.replace(s, seed=0, out="", data="", device="auto", threads=0)

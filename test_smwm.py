@@ -291,6 +291,12 @@ def test_encoder_keeps_the_precision_of_its_training(dots, precision):
     assert z.dtype == torch.float32 and not torch.equal(z, other)
 
 
+@pytest.mark.parametrize("obs", [torch.rand(2, 64, 64, 3), torch.ones(2, 3, 64, 64).byte()])
+def test_encode_refuses_what_is_no_image(obs):
+    with pytest.raises(ValueError, match="expected a batch of .64, 64, 3. uint8 images, got torch"):
+        smwm.WorldModel(act_dim=2).encode(obs)
+
+
 def test_paper_architecture():
     """`--encoder vit` has the published size, at 64 and at 224 px, and trains, imagines, plans."""
     for size in (64, 224):
@@ -1278,7 +1284,7 @@ def test_report_has_every_run_and_the_published_values(folder, capsys):
     capsys.readouterr()
     run(f"report {runs[0]} {runs[1]}")
     assert capsys.readouterr().out.strip() == table
-    (runs[0] / "metrics.json").unlink()
+    smwm.write_json(runs[0] / "metrics.json", {"probe": {}})  # probed while it trains
     (folder / "runs/environments.png").touch()
     assert "left out" in run(f"report {runs[0]} {runs[1]} runs/environments.png", capsys=capsys)
     assert "expected a finished run" in run(f"report {runs[0]}", code=2, capsys=capsys)
