@@ -943,7 +943,8 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None, save=None, 
     model.act_std.copy_(acts.std(0).clamp_min(1e-6))
     model.bf16 = use_bf16(device, s.precision)
     optimizers = make_optimizers(model, s)
-    one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, total_steps=s.steps, pct_start=0.1)
+    cycle = dict(total_steps=max(11, s.steps), pct_start=0.1)  # of 10 steps torch makes 0 / 0
+    one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, **cycle)
     schedules = [one_cycle(optimizer, s.lr) for optimizer in optimizers]
     sampler = torch.Generator().manual_seed(s.seed)
     generator = torch.Generator(device).manual_seed(s.seed)
