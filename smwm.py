@@ -1109,7 +1109,8 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
     goal_obs = data.frames[rows + s.goal_offset]
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     shown, z_shown, metric = training_latents(model, data, s)
-    imagined = data.states[rows][:, None].repeat(1, s.budget // s.block + s.horizon, 1).numpy()
+    blocks = math.ceil(s.budget / s.block)
+    imagined = data.states[rows][:, None].repeat(1, blocks + s.horizon, 1).numpy()
     spent = []
 
     def planner(obs: Tensor, past: Tensor, active: np.ndarray, step: int) -> Tensor:
@@ -1122,8 +1123,8 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
             now = model.observe(obs.to(device), past.to(device))
             z = model.rollout(now, (acts - model.act_mean) / model.act_std)[:, 1:].float().cpu()
         nearest = torch.cdist(z.flatten(0, 1), z_shown).argmin(1).reshape(z.shape[:2])
-        blocks = step // s.block + np.arange(1, s.horizon + 1)
-        imagined[active[:, None], blocks] = data.states[shown[nearest]]
+        later = step // s.block + np.arange(1, s.horizon + 1)
+        imagined[active[:, None], later] = data.states[shown[nearest]]
         return acts.cpu().reshape(len(active), s.horizon * s.block, -1)
 
     states, goals, solved = run_tasks(planner, data, s, "plan")
@@ -1134,7 +1135,7 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
         metrics[f"interval95{suffix}"] = interval95(solved[among] >= 0)
         metrics[f"random{suffix}"] = percent(solved_random[among] >= 0)
     metrics["seconds_per_plan"] = float(np.mean(spent)) if spent else None
-    imagined = imagined[:, : s.budget // s.block + 1]
+    imagined = imagined[:, : blocks + 1]
     return metrics, {"states": states, "goals": goals, "solved": solved, "imagined": imagined}
 
 
@@ -1474,9 +1475,9 @@ def figure_rollout(run: Path):
 
 
 def chosen_tasks(saved) -> list[int]:
-    """Two solved and two unsolved tasks, or what there is."""
+    """Two solved and two unsolved tasks, or what there is; one if all are solved at the start."""
     solved, unsolved = np.flatnonzero(saved["solved"] > 0), np.flatnonzero(saved["solved"] < 0)
-    return [*solved[: 4 - min(2, len(unsolved))], *unsolved[: 4 - min(2, len(solved))]]
+    return [*solved[: 4 - min(2, len(unsolved))], *unsolved[: 4 - min(2, len(solved))]] or [0]
 
 
 def figure_plan(run: Path):
@@ -1484,13 +1485,13 @@ def figure_plan(run: Path):
     training frame nearest to each imagined latent). Unsolved tasks, if any, last."""
     s, saved = load_settings(run), np.load(run / "plans.npz")
     world, tasks = make_env(s.env, s.variant, 128), chosen_tasks(saved)
-    fig, axes = new_figure(2 * max(1, len(tasks)), 8, 9, 2.5 * max(1, len(tasks)))
+    fig, axes = new_figure(2 * len(tasks), 8, 9, 2.5 * len(tasks))
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
-    for task, rows in zip(tasks, axes.reshape(-1, 2, 8), strict=False):
-        end = saved["solved"][task] if saved["solved"][task] > 0 else s.budget
+    for task, rows in zip(tasks, axes.reshape(-1, 2, 8), strict=True):
+        end = saved["solved"][task] if saved["solved"][task] >= 0 else s.budget
         blocks = np.unique(np.linspace(0, math.ceil(end / s.block), 7).round().astype(int))
-        label = "solved" if saved["solved"][task] > 0 else "not solved"
+        label = "solved" if saved["solved"][task] >= 0 else "not solved"
         rows[0, 0].set_ylabel(f"{label}\nexecuted", fontsize=8)
         rows[1, 0].set_ylabel("imagined", fontsize=8)
         for column, block in enumerate(blocks):
@@ -1515,7 +1516,7 @@ def animate_plan(run: Path, path: Path) -> None:
     for step in range(s.budget + 1):
         rows = []
         for task in tasks:
-            end = saved["solved"][task] if saved["solved"][task] > 0 else s.budget
+            end = saved["solved"][task] if saved["solved"][task] >= 0 else s.budget
             now, block = min(step, end), math.ceil(min(step, end) / s.block)
             trajectory = saved["states"][task]
             four = (trajectory[0], saved["goals"][task], trajectory[now])

@@ -194,13 +194,24 @@ def test_latent_is_drawn_with_any_quantity(folder, entries):
         smwm.figure_latent(folder).savefig(folder / "latent.png")
 
 
-def test_small_latent_and_few_probes(folder):
-    """A latent of one entry, two frames to fit the probes on, ten steps (of which torch's schedule
-    makes 0 / 0): trained, evaluated, its figures drawn."""
-    run(f"train {TINY} --steps 10 --dim 1 --probe-train 2 --probe-test 2 --out small")
-    assert smwm.load_metrics(folder / "small")["latent"]["effective_dim"] == 1
-    for draw in (smwm.figure_latent, smwm.figure_rollout):
-        assert draw(folder / "small").axes
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--dim 1 --probe-train 2 --probe-test 2",
+        "--steps 10",  # of which torch's schedule makes 0 / 0
+        "--block 5 --budget 3",  # less than a block
+        "--variant sprite-none --tasks 1",  # all solved at the start
+    ],
+)
+def test_odd_settings_give_a_whole_run(folder, options):
+    run(f"train {TINY} {options} --out odd")
+    assert smwm.load_metrics(folder / "odd").keys() == {
+        "train", "machine", "probe", "latent", "planning"
+    }  # fmt: skip
+    for draw, _ in smwm.FIGURES.values():
+        assert draw(folder / "odd").axes
+    smwm.animate_plan(folder / "odd", folder / "plan.gif")
+    assert "| smwm" in smwm.report([folder / "odd"])
 
 
 def test_figures_come_from_saved_results(trained, folder, capsys):
