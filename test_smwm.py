@@ -197,8 +197,7 @@ def test_latent_is_drawn_with_any_quantity(folder, entries):
 @pytest.mark.parametrize(
     "options",
     [
-        "--dim 1 --probe-train 2 --probe-test 2",
-        "--steps 10",  # of which torch's schedule makes 0 / 0
+        "--dim 1 --probe-train 2 --probe-test 2 --steps 10",  # torch's schedule makes 0 / 0 of 10
         "--block 5 --budget 3",  # less than a block
         "--variant sprite-none --tasks 1",  # all solved at the start
     ],
