@@ -72,6 +72,7 @@ import threading
 import time
 import warnings
 import zipfile
+import zlib
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -1422,8 +1423,8 @@ def figure_latent(run: Path):
     Where no quantity is known, it is the place in the data."""
     from matplotlib import colormaps
 
-    saved, latent = np.load(run / "latents.npz"), load_metrics(run)["latent"]
-    names = [name for name in saved.files if name.startswith("target ")]
+    saved, latent = load_arrays(run / "latents.npz"), load_metrics(run)["latent"]
+    names = [name for name in saved if name.startswith("target ")]
     values = {name.removeprefix("target "): saved[name] for name in names}
     values = values or {"place in the data": np.arange(len(saved["components"]))[:, None]}
     share = 100 * np.array(latent["spectrum"][:16]) / sum(latent["spectrum"])
@@ -1460,7 +1461,7 @@ def figure_latent(run: Path):
 
 def figure_rollout(run: Path):
     """Encoded against imagined trajectories, and the imagination's error by step."""
-    saved, metrics = np.load(run / "latents.npz"), load_metrics(run)
+    saved, metrics = load_arrays(run / "latents.npz"), load_metrics(run)
     fig, axes = new_figure(1, 2, 9, 3.6)
     path, error = axes.flat
     for name, style in (("encoded", "-o"), ("imagined", "--x")):
@@ -1483,7 +1484,7 @@ def chosen_tasks(saved) -> list[int]:
 def figure_plan(run: Path):
     """Tasks in two filmstrips each: what was executed, and what the planner had imagined (the
     training frame nearest to each imagined latent). Unsolved tasks, if any, last."""
-    s, saved = load_settings(run), np.load(run / "plans.npz")
+    s, saved = load_settings(run), load_arrays(run / "plans.npz")
     world, tasks = make_env(s.env, s.variant, 128), chosen_tasks(saved)
     fig, axes = new_figure(2 * len(tasks), 8, 9, 2.5 * len(tasks))
     for ax in axes.flat:
@@ -1510,7 +1511,7 @@ def animate_plan(run: Path, path: Path) -> None:
     """An animated GIF of the same tasks: start, goal, executed and imagined, side by side."""
     from PIL import Image, ImageDraw  # installed with matplotlib
 
-    s, saved = load_settings(run), np.load(run / "plans.npz")
+    s, saved = load_settings(run), load_arrays(run / "plans.npz")
     side, world, frames = 112, make_env(s.env, s.variant, 112), []
     tasks = chosen_tasks(saved)
     for step in range(s.budget + 1):
@@ -1927,7 +1928,18 @@ def machine(device: torch.device) -> dict:
 
 def load_metrics(run: Path) -> dict:
     path = run / "metrics.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, got: {error}; train anew") from error
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return dict(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        message = f"{path}: expected a whole .npz, got: {error}; run probe or plan anew"
+        raise InputError(message) from error
 
 
 def update_metrics(run: Path, **parts) -> None:
@@ -2023,9 +2035,9 @@ def csv_log(path: Path, state: dict | None):
 
 def run_probe(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
     probe, latent, arrays = evaluate_latent(model, data, s)
+    update_metrics(run, probe=probe, latent=latent)
     with replacing(run / "latents.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
-    update_metrics(run, probe=probe, latent=latent)
     world = data.world(s)
     if not probe["linear"]:
         print(f"probes: off, {data.path} has no states, or none that vary")
@@ -2054,9 +2066,9 @@ def run_plan(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
     if not data.world(s):
         return print("planning: off, the data is of no environment that can be planned in")
     planning, arrays = evaluate_planning(model, data, s)
+    update_metrics(run, planning=planning)
     with replacing(run / "plans.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
-    update_metrics(run, planning=planning)
     for suffix, label in (("", "all tasks"), ("_unsolved", "not solved at the start")):
         n, result = planning[f"{suffix[1:] + '_' if suffix else ''}tasks"], "none"
         if n:

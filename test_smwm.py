@@ -1406,6 +1406,24 @@ def test_bad_checkpoint_ends_in_one_line(folder, capsys, fault):
     assert not (folder / "executed").exists()
 
 
+def test_bad_results_end_in_one_line(trained, folder, capsys):
+    """What a run left, cut short or garbled: each in turn."""
+    readers = {
+        "settings.json": smwm.load_settings,
+        "metrics.json": smwm.load_metrics,
+        "latents.npz": lambda run: smwm.load_arrays(run / "latents.npz"),
+        "plans.npz": lambda run: smwm.load_arrays(run / "plans.npz"),
+    }
+    for name, read in readers.items():
+        whole = (trained / name).read_bytes()
+        for part in (b"", whole[: len(whole) // 2], whole[:-40] + b"x" * 20):
+            (folder / name).write_bytes(part)
+            with pytest.raises(smwm.InputError, match=f"{folder}.*: expected"):
+                read(folder)
+    (folder / "settings.json").write_bytes((trained / "settings.json").read_bytes())
+    assert "latents.npz: expected" in run(f"figures {folder}", code=2, capsys=capsys)
+
+
 def test_full_disk_leaves_the_checkpoint_usable(folder, capsys):
     """A quota on the size of files (RLIMIT_FSIZE) stands for a disk that fills up while a
     checkpoint is written: one line, and the checkpoint before it loads."""
