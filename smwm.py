@@ -1969,21 +1969,22 @@ def run_train(s: Settings, given: dict, overwrite: bool, resume: bool) -> None:
         expect(overwrite, f"{run}: exists already; {hint}")
         expect(begun, f"{run}: not a run folder (no settings.json); it is left as it is")
     if lead:
-        run.mkdir(parents=True, exist_ok=True)  # now: an unwritable place is told at once
+        settings = partial(write_json, run / "settings.json", dataclasses.asdict(s))
+        if not old:  # now: an unwritable place is told at once
+            settings()
         try:
             data = open_dataset(s)
             for split in data.episodes:  # now: what training and what comes after it cannot do
                 data.windows(split, s.block * (s.sequence - 1))
             if data.world(s):
                 planning_tasks(data, s)
-        except InputError:
-            with contextlib.suppress(OSError):  # not empty: an earlier run stays as it is
-                run.rmdir()
-            raise
-        if not (resume and begun):
-            if old:
+        except InputError:  # leave no folder that looks begun, and an earlier run as it is
+            if not old:
                 shutil.rmtree(run)
-            write_json(run / "settings.json", dataclasses.asdict(s))
+            raise
+        if old and not resume:
+            shutil.rmtree(run)
+            settings()
     if dist.is_initialized():
         dist.barrier()
     data = data if lead else open_dataset(s)

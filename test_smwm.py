@@ -456,6 +456,7 @@ def test_killed_at_any_moment_and_resumed(folder):
     victim = start("--out", "cut", "--resume")
     kill_when(victim, lambda: [*folder.glob("data/.*.tmp/frames.npy")])
     assert not [*folder.glob("data/dotworld*")]  # only under its temporary name
+    assert smwm.load_settings(folder / "cut").steps == 120  # what --resume alone goes on with
     step, log = 0, folder / "cut/log.csv"
     for _ in range(2):
         victim, step = start("--out", "cut", "--resume"), step + int(rng.integers(2, 50))
