@@ -444,7 +444,8 @@ def replacing(path: Path):
 
 @contextlib.contextmanager
 def in_turn(folder: Path):
-    """Wait for other processes that make data in `folder`: it may be the same data."""
+    """Wait for other processes that make data in `folder`: it may be the same data, so look again
+    afterwards. The lock goes with the process that holds it, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
         yield
@@ -527,7 +528,7 @@ def collect(
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with in_turn(path.parent):
-        if path.exists():  # now
+        if path.exists():  # made while this one waited
             return path
         with replacing(path) as folder:
             folder.mkdir()
@@ -637,7 +638,7 @@ def import_data(source: str | Path, size: int, root: str | Path = "data") -> Pat
     expect(kind in readers, f"{source}: expected a folder, .npz, .h5 or .hdf5; convert it to one")
     try:
         with in_turn(path.parent), readers[kind](source) as whole:
-            if path.exists():  # now
+            if path.exists():  # made while this one waited
                 return path
             shape, chunks, actions, states, ends = whole
             good = len(shape) == 4 and shape[3] == 3 and shape[0] and actions.ndim == 2
@@ -1779,7 +1780,8 @@ class Settings:
         zero = {"seed", "data_seed", "threads", "refine", "depth", "weight_decay", "lam"}
         two = {"sequence", "elites", "probe_train", "probe_test"}
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 1 - (field.name in zero) + (field.name in two)
+            value = getattr(self, field.name)
+            least = 0 if field.name in zero else 2 if field.name in two else 1
             good = field.type is str or value >= (0 if field.type is float else least)
             option = f"--{field.name.replace('_', '-')}"
             good = good and (field.type is str or value < math.inf)
@@ -1934,6 +1936,11 @@ def load_metrics(run: Path) -> dict:
         raise InputError(f"{path}: expected JSON, got: {error}; train anew") from error
 
 
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         return dict(np.load(path, allow_pickle=False))
@@ -2037,8 +2044,7 @@ def csv_log(path: Path, state: dict | None):
 def run_probe(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
     probe, latent, arrays = evaluate_latent(model, data, s)
     update_metrics(run, probe=probe, latent=latent)
-    with replacing(run / "latents.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    save_arrays(run / "latents.npz", arrays)
     world = data.world(s)
     if not probe["linear"]:
         print(f"probes: off, {data.path} has no states, or none that vary")
@@ -2068,8 +2074,7 @@ def run_plan(run: Path, s: Settings, model: WorldModel, data: Dataset) -> None:
         return print("planning: off, the data is of no environment that can be planned in")
     planning, arrays = evaluate_planning(model, data, s)
     update_metrics(run, planning=planning)
-    with replacing(run / "plans.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    save_arrays(run / "plans.npz", arrays)
     for suffix, label in (("", "all tasks"), ("_unsolved", "not solved at the start")):
         n, result = planning[f"{suffix[1:] + '_' if suffix else ''}tasks"], "none"
         if n:
