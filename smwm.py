@@ -671,7 +671,10 @@ def import_data(source: str | Path, size: int, root: str | Path = "data") -> Pat
                 if (source / "meta.json").exists():  # of one of our environments, say
                     meta = json.loads((source / "meta.json").read_text()) | meta | {"size": size}
                 write_json(folder / "meta.json", meta)
-                Dataset(folder)  # refuses what is not whole
+                try:
+                    Dataset(folder)  # refuses what is not whole
+                except InputError as error:
+                    raise InputError(str(error).replace(str(folder), str(source))) from error
     except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError) or getattr(error, "errno", None) == errno.ENOSPC:
             raise
