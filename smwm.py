@@ -640,37 +640,9 @@ def import_data(source: str | Path, size: int, root: str | Path = "data") -> Pat
         with in_turn(path.parent), readers[kind](source) as whole:
             if path.exists():  # made while this one waited
                 return path
-            shape, chunks, actions, states, ends = whole
-            good = len(shape) == 4 and shape[3] == 3 and shape[0] and actions.ndim == 2
-            where = f"{source}: expected frames (F, H, W, 3), F > 0, and actions (F, m),"
-            expect(good, f"{where} got {tuple(shape)} and {actions.shape}")
-            rows, columns = shape[0], {}
-            for name, array in {"actions": actions, **states}.items():
-                where = f"{source}: expected {rows} rows of {name}, one a frame,"
-                expect(len(array) == rows, f"{where} got {len(array)}")
-            for name, array in states.items():
-                columns[name] = math.prod(array.shape[1:])
-            actions = actions.astype(np.float32)
-            actions[ends[(ends > 0) & (ends <= rows)] - 1] = 0  # not used, and often NaN
             with replacing(path) as folder:
                 folder.mkdir(parents=True)
-                sizes = actions.shape[1], sum(columns.values())
-                into, acts, stacked = create_arrays(folder, rows, size, *sizes)
-                acts[:], done, at = actions, 0, 0
-                for name, width in columns.items():
-                    stacked[:, at : at + width] = states[name].reshape(rows, -1)
-                    at += width
-                total = math.ceil(rows / CHUNK)
-                for frames in progress(chunks(CHUNK), f"read {source.name}", total):
-                    message = f"{source}: expected uint8 frames, got {frames.dtype}"
-                    expect(frames.dtype == np.uint8, f"{message}; store them as 0 to 255")
-                    into[done : done + len(frames)] = envs.resize(frames, size)
-                    done += len(frames)
-                np.save(folder / "episode_ends.npy", ends)
-                meta = {"source": str(source), "columns": columns}
-                if (source / "meta.json").exists():  # of one of our environments, say
-                    meta = json.loads((source / "meta.json").read_text()) | meta | {"size": size}
-                write_json(folder / "meta.json", meta)
+                _write_imported(folder, source, size, *whole)
                 try:
                     Dataset(folder)  # refuses what is not whole
                 except InputError as error:
@@ -680,6 +652,38 @@ def import_data(source: str | Path, size: int, root: str | Path = "data") -> Pat
             raise
         raise InputError(f"{source}: expected a whole dataset, got: {error}") from error
     return path
+
+
+def _write_imported(folder: Path, source: Path, size: int, shape, chunks, actions, states, ends):
+    """What a reader gave of `source`, as the arrays of a dataset folder of `size` px."""
+    good = len(shape) == 4 and shape[3] == 3 and shape[0] and actions.ndim == 2
+    where = f"{source}: expected frames (F, H, W, 3), F > 0, and actions (F, m),"
+    expect(good, f"{where} got {tuple(shape)} and {actions.shape}")
+    rows, columns = shape[0], {}
+    for name, array in {"actions": actions, **states}.items():
+        where = f"{source}: expected {rows} rows of {name}, one a frame,"
+        expect(len(array) == rows, f"{where} got {len(array)}")
+    for name, array in states.items():
+        columns[name] = math.prod(array.shape[1:])
+    actions = actions.astype(np.float32)
+    actions[ends[(ends > 0) & (ends <= rows)] - 1] = 0  # not used, and often NaN
+    sizes = actions.shape[1], sum(columns.values())
+    into, acts, stacked = create_arrays(folder, rows, size, *sizes)
+    acts[:], done, at = actions, 0, 0
+    for name, width in columns.items():
+        stacked[:, at : at + width] = states[name].reshape(rows, -1)
+        at += width
+    total = math.ceil(rows / CHUNK)
+    for frames in progress(chunks(CHUNK), f"read {source.name}", total):
+        message = f"{source}: expected uint8 frames, got {frames.dtype}"
+        expect(frames.dtype == np.uint8, f"{message}; store them as 0 to 255")
+        into[done : done + len(frames)] = envs.resize(frames, size)
+        done += len(frames)
+    np.save(folder / "episode_ends.npy", ends)
+    meta = {"source": str(source), "columns": columns}
+    if (source / "meta.json").exists():  # of one of our environments, say
+        meta = json.loads((source / "meta.json").read_text()) | meta | {"size": size}
+    write_json(folder / "meta.json", meta)
 
 
 CHUNK = 1000  # rows in memory at a time

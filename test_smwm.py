@@ -143,10 +143,10 @@ def test_inverse_term_alone_prevents_collapse(dots):
         s = smwm.settings_for(method=method, steps=100, batch=16)
         model = smwm.build_model(s, 2)
         smwm.train(model, data, s)
-        splits = (data.windows(split, 0) for split in ("train", "test"))
-        z, z_test = (smwm.encode_all(model, data.frames, rows) for rows in splits)
-        places = (data.states[data.windows(split, 0)] for split in ("train", "test"))
-        x, x_test, y, y_test = *smwm.standardise(z, z_test), *smwm.standardise(*places)
+        rows = [data.windows(split, 0) for split in ("train", "test")]
+        z, z_test = (smwm.encode_all(model, data.frames, part) for part in rows)
+        x, x_test = smwm.standardise(z, z_test)
+        y, y_test = smwm.standardise(*(data.states[part] for part in rows))
         results[method] = smwm.r2(smwm.linear_probe(x, y, x_test), y_test), z_test.std(0).mean()
     assert results["smwm"][0] > 0.99 and results["smwm"][1] > 0.3, results
     assert results["forward"][1] < 0.02 * results["smwm"][1], results
