@@ -969,11 +969,16 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None, save=None, 
     random = {"sampler": sampler, "generator": generator}
     first, recent, before = 0, [], 0.0
     if resume:
-        for name, part in keep.items():
-            part.load_state_dict(resume[name])
-        for name, part in random.items():
-            part.set_state(resume[name].cpu())
-        first, recent, before = resume["step"], [*resume["recent"].to(device)], resume["seconds"]
+        try:
+            for name, part in keep.items():
+                part.load_state_dict(resume[name])
+            for name, part in random.items():
+                part.set_state(resume[name].cpu())
+            recent = [*resume["recent"].to(device)]
+            first, before = resume["step"], resume["seconds"]
+        except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            message = f"expected the state of this training, got: {error}; train anew"
+            raise InputError(f"--resume: {message}") from error
     model.train()
     start = saved = time.perf_counter()
     for step in progress(range(first + 1, s.steps + 1), f"train {s.method}"):

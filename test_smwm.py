@@ -426,6 +426,14 @@ def test_resumed_training_is_bit_identical(folder, capsys, monkeypatch, option):
     assert "begun with other --steps" in run(
         f"train {LONGER} {option} --out cut --resume --steps 41", code=2, capsys=capsys
     )
+    checkpoint = folder / "cut/checkpoint.pt"
+    kept = checkpoint.read_bytes()
+    content = torch.load(checkpoint, weights_only=True)
+    content["training"]["optimizer 0"]["param_groups"][0]["params"].pop()  # as of other code
+    torch.save(content, checkpoint)
+    message = run(f"train {LONGER} {option} --out cut --resume", code=2, capsys=capsys)
+    assert "--resume: expected the state of this training, got: loaded state dict" in message
+    checkpoint.write_bytes(kept)
     run(f"train {LONGER} {option} --out cut --resume")
     assert same(weights(folder / "whole"), weights(folder / "cut"))
     logs = [
