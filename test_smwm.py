@@ -502,16 +502,17 @@ def _train_with_checkpoints(*args: str) -> int:
 
 
 def test_data_is_made_once_by_two_processes_at_a_time(folder):
-    """Two seeds started together in an empty folder: one collects, the other waits for its data."""
-    command = f"{sys.executable} {smwm.__file__} collect --frames 4000".split()
+    """Two seeds started together find the folder taken and wait; then one collects, and the other
+    finds the data made."""
+    command = f"{sys.executable} {smwm.__file__} collect --frames 400".split()
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    with smwm.in_turn(folder / "data"):
+        both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+        assert all("waiting" in process.stderr.readline() for process in both)
     told = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], told
-    assert told[0][0] == told[1][0] and "4000 frames" in told[0][0]
-    errors = [errors for _, errors in told]
-    assert sorted("collect dotworld" in error for error in errors) == [False, True], errors
-    assert "waiting" in errors["collect dotworld" in errors[0]]
+    assert told[0][0] == told[1][0] and "400 frames" in told[0][0]
+    assert sorted("collect dotworld" in errors for _, errors in told) == [False, True], told
 
 
 def test_two_processes_train_as_one(folder, capsys):
