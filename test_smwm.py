@@ -504,15 +504,29 @@ def _train_with_checkpoints(*args: str) -> int:
 def test_data_is_made_once_by_two_processes_at_a_time(folder):
     """Two seeds started together find the folder taken and wait; then one collects, and the other
     finds the data made."""
-    command = f"{sys.executable} {smwm.__file__} collect --frames 400".split()
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def read(kind: str) -> list[str]:
+        files = (folder / f"{name}.{kind}" for name in "ab")
+        return [file.read_text() if file.exists() else "" for file in files]
+
     with smwm.in_turn(folder / "data"):
-        both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-        assert all("waiting" in process.stderr.readline() for process in both)
-    told = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert told[0][0] == told[1][0] and "400 frames" in told[0][0]
-    assert sorted("collect dotworld" in errors for _, errors in told) == [False, True], told
+        both = [start(_collect_and_tell, name) for name in "ab"]
+        while all(process.exitcode is None for process in both) and not all(
+            "waiting" in told for told in read("err")
+        ):
+            time.sleep(0.01)
+    for process in both:
+        process.join()
+        assert process.exitcode == 0, read("err")
+    assert all("waiting" in told for told in read("err"))
+    assert sorted("collect dotworld" in told for told in read("err")) == [False, True]
+    assert len({*read("out")}) == 1 and "400 frames" in read("out")[0]
+
+
+def _collect_and_tell(name: str) -> int:
+    with open(f"{name}.out", "w") as out, open(f"{name}.err", "w", buffering=1) as err:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return smwm.main(["collect", "--frames", "400"])
 
 
 def test_two_processes_train_as_one(folder, capsys):
