@@ -379,6 +379,8 @@ def test_nothing_is_left_on_another_device(monkeypatch, options):
     """Without a GPU: a training step and a plan on a device whose tensors have shapes alone; a
     tensor that was made on the CPU and not moved there is an error."""
     s = smwm.settings_for(env="cube", size=64, batch=2, samples=8, elites=2, **options)
+    for network in (smwm.ViT, smwm.TransformerForwardModel):  # one layer is as good as many
+        monkeypatch.setitem(network.__init__.__kwdefaults__, "depth", 1)
     model = smwm.build_model(s, 10).to("meta")
 
     class Generator(torch.Generator):  # no device "meta" has one
@@ -461,7 +463,7 @@ def test_killed_at_any_moment_and_resumed(folder):
     """kill -9 in collection and at several moments of training: each time the same command with
     --resume goes on, nothing half-written is taken for whole, and the weights are those of an
     uninterrupted run."""
-    options = "train --frames 6000 --steps 120 --batch 16 --probe-epochs 1 --tasks 2 --samples 8"
+    options = "train --frames 4000 --steps 80 --batch 16 --probe-epochs 1 --tasks 2 --samples 8"
     options += " --elites 4 --threads 1 --probe-train 500 --probe-test 200"
 
     def start_training(*more: str):
@@ -478,11 +480,11 @@ def test_killed_at_any_moment_and_resumed(folder):
     victim = start_training("--out", "cut")
     kill_when(victim, lambda: [*folder.glob("data/.*.tmp/frames.npy")])
     assert not [*folder.glob("data/dotworld*")]  # only under its temporary name
-    assert smwm.load_settings(folder / "cut").steps == 120  # what --resume alone goes on with
+    assert smwm.load_settings(folder / "cut").steps == 80  # what --resume alone goes on with
     whole = start_training("--out", "whole")
     step, log = 0, folder / "cut/log.csv"
     for _ in range(2):
-        victim, step = start_training("--out", "cut"), step + int(rng.integers(2, 50))
+        victim, step = start_training("--out", "cut"), step + int(rng.integers(2, 35))
         kill_when(
             victim, lambda n=step // 10: log.exists() and len(log.read_text().split()) > n + 1
         )
@@ -493,7 +495,7 @@ def test_killed_at_any_moment_and_resumed(folder):
     assert all("planning" in smwm.load_metrics(folder / out) for out in ("cut", "whole"))
     assert not [*folder.glob("**/.*.tmp")] and len([*folder.glob("data/*")]) == 1
     assert same(weights(folder / "whole"), weights(folder / "cut"))
-    assert len((folder / "cut/log.csv").read_text().split()) == 13
+    assert len((folder / "cut/log.csv").read_text().split()) == 9
 
 
 def _train_with_checkpoints(*args: str) -> int:
