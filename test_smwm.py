@@ -140,7 +140,7 @@ def test_inverse_term_alone_prevents_collapse(dots):
     """The same network, data and steps, side by side: without L_inv the latent is a constant."""
     data, results = smwm.Dataset(dots), {}
     for method in ("smwm", "sigreg", "forward"):
-        s = smwm.settings_for(method=method, steps=100, batch=16)
+        s = smwm.settings_for(method=method, steps=80, batch=16)
         model = smwm.build_model(s, 2)
         smwm.train(model, data, s)
         rows = [data.windows(split, 0) for split in ("train", "test")]
@@ -534,8 +534,8 @@ def _collect_and_tell(name: str) -> int:
 def test_two_processes_train_as_one(folder, capsys):
     """torchrun with two CPU processes: the loss curve of one process with the same global batch, up
     to the batch norms' statistics, which each process takes of its half; one process writes."""
-    options = "train --frames 2000 --steps 40 --batch 64 --probe-epochs 1 --tasks 2 --samples 8"
-    options += " --lr 1e-3 --precision fp32"
+    options = "train --frames 2000 --steps 20 --batch 64 --probe-epochs 1 --tasks 2 --samples 8"
+    options += " --lr 1e-3 --precision fp32 --log-every 5"
     options += " --elites 4 --threads 1 --probe-train 500 --probe-test 200 --out"
     torchrun = "-m torch.distributed.run --standalone --nproc-per-node=2".split()
     command = [sys.executable, *torchrun, Path(smwm.__file__).resolve(), *options.split(), "two"]
