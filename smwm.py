@@ -659,12 +659,11 @@ def _write_imported(folder: Path, source: Path, size: int, shape, chunks, action
     good = len(shape) == 4 and shape[3] == 3 and shape[0] and actions.ndim == 2
     where = f"{source}: expected frames (F, H, W, 3), F > 0, and actions (F, m),"
     expect(good, f"{where} got {tuple(shape)} and {actions.shape}")
-    rows, columns = shape[0], {}
+    rows = shape[0]
     for name, array in {"actions": actions, **states}.items():
         where = f"{source}: expected {rows} rows of {name}, one a frame,"
         expect(len(array) == rows, f"{where} got {len(array)}")
-    for name, array in states.items():
-        columns[name] = math.prod(array.shape[1:])
+    columns = {name: math.prod(array.shape[1:]) for name, array in states.items()}
     actions = actions.astype(np.float32)
     actions[ends[(ends > 0) & (ends <= rows)] - 1] = 0  # not used, and often NaN
     sizes = actions.shape[1], sum(columns.values())
@@ -968,16 +967,8 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None, save=None, 
     random = {"sampler": sampler, "generator": generator}
     first, recent, before = 0, [], 0.0
     if resume:
-        try:
-            for name, part in keep.items():
-                part.load_state_dict(resume[name])
-            for name, part in random.items():
-                part.set_state(resume[name].cpu())
-            recent = [*resume["recent"].to(device)]
-            first, before = resume["step"], resume["seconds"]
-        except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-            message = f"expected the state of this training, got: {error}; train anew"
-            raise InputError(f"--resume: {message}") from error
+        first, recent, before = _restore(resume, keep, random)
+        recent = [*recent.to(device)]
     model.train()
     start = saved = time.perf_counter()
     for step in progress(range(first + 1, s.steps + 1), f"train {s.method}"):
@@ -1015,6 +1006,19 @@ def train(model: WorldModel, data: Dataset, s: "Settings", log=None, save=None, 
 
 
 SAVE_EVERY = 60.0  # seconds between checkpoints
+
+
+def _restore(resume: dict, keep: dict, random: dict) -> tuple[int, Tensor, float]:
+    """Put back a state that `train` saved; returns its step, recent losses and seconds."""
+    try:
+        for name, part in keep.items():
+            part.load_state_dict(resume[name])
+        for name, part in random.items():
+            part.set_state(resume[name].cpu())
+        return resume["step"], resume["recent"], resume["seconds"]
+    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        message = f"expected the state of this training, got: {error}; train anew"
+        raise InputError(f"--resume: {message}") from error
 
 
 # ------------------------------------------------------------------------------------------------
