@@ -1824,7 +1824,7 @@ PRESETS = {
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
     "reacher": dict(frames=200_000, episode=100, steps=2000, history=3),
     "pusht": dict(
-        frames=600_000, episode=100, steps=7000, lr=2e-3, history=3, optimizer="muon", whiten=0.5,
+        frames=600_000, episode=100, steps=5000, lr=2e-3, history=3, optimizer="muon", whiten=0.5,
     ),
     "cube": dict(
         frames=400_000, episode=100, size=96, refine=1, width=240, steps=5000, history=3,
@@ -1940,6 +1940,7 @@ def machine(device: torch.device) -> dict:
         info = Path("/proc/cpuinfo")
         names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
         name = (*names, platform.processor() or platform.machine())[0]
+        name += f" ({torch.backends.cpu.get_cpu_capability()})"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {"device": name, "threads": torch.get_num_threads(), **versions}
 
