@@ -1793,15 +1793,14 @@ class Settings:
         for name, names in known.items():
             value = getattr(self, name)
             expect(value in names, f"--{name}: expected one of {', '.join(names)}, got {value!r}")
-        zero = {"seed", "data_seed", "threads", "refine", "depth", "weight_decay", "lam"}
-        two = {"sequence", "elites", "probe_train", "probe_test"}
+        lowest = dict.fromkeys(("seed", "data_seed", "threads", "refine", "depth"), 0)
+        lowest |= dict.fromkeys(("sequence", "elites", "probe_train", "probe_test"), 2)
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in zero else 2 if field.name in two else 1
-            good = field.type is str or value >= (0 if field.type is float else least)
-            option = f"--{field.name.replace('_', '-')}"
-            good = good and (field.type is str or value < math.inf)
-            expect(good, f"{option}: expected a number of at least {least}, got {value}")
+            if field.type is not str:
+                value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
+                least = 0 if field.type is float else lowest.get(field.name, 1)
+                good = least <= value < math.inf
+                expect(good, f"{option}: expected a number of at least {least}, got {value}")
         expect(self.size % 16 == 0, f"--size: expected a multiple of 16, got {self.size}")
         good = self.elites <= self.samples
         expect(good, f"--elites: expected 2 to --samples {self.samples}, got {self.elites}")
