@@ -43,7 +43,9 @@ Differs from the paper
     6. One lam for all five environments, 10 (a variant of dot world has 100).
     7. Presets with options that are off by default, the paper's setting: Reacher, Push-T and Cube
        have `--history 3`, Push-T and Cube `--whiten` (a goal distance in which small components of
-       the latent count more), Push-T `--optimizer muon` for the weights of linear layers.
+       the latent count more), Push-T `--optimizer muon` for the weights of linear layers and
+       `--search components` (the planner searches along the principal components of the data's
+       action blocks).
     8. SIGReg takes 256 projections a step, LeWorldModel 1024.
 
 Does not do
@@ -1063,6 +1065,7 @@ def plan(
     *,
     past: Tensor | None = None,
     metric: Tensor | None = None,
+    axes: Tensor | None = None,
     horizon: int = 5,
     samples: int = 300,
     elites: int = 30,
@@ -1077,17 +1080,22 @@ def plan(
 
     obs, goal_obs: (B, S, S, 3) uint8. The cost of a sequence is the squared distance of the last
     imagined latent to the goal's, after the linear map `metric` (D, D) if there is one (`whiten`
-    makes one). Both images are encoded once; `past` as in `observe`. On a CPU the tasks are planned
-    in groups of `rows` samples, which fit its cache; the result does not depend on it.
+    makes one). What is searched are standardised blocks, or, with `axes` (A, A), their coordinates:
+    x stands for the block x @ axes (`action_axes` makes them). Both images are encoded once; `past`
+    as in `observe`. On a CPU the tasks are planned in groups of `rows` samples, which fit its
+    cache; the result does not depend on it.
     """
     device, dim = model.act_mean.device, len(model.act_mean)
     lower, upper = ((bound - model.act_mean) / model.act_std for bound in (low, high))
     now = model.observe(obs.to(device), past if past is None else past.to(device))  # (B, C)
     z_goal = model.encode(goal_obs.to(device))  # (B, D)
 
-    def cost(context, z_goal, acts):  # (B, C), (B, D), (B, N, H, A) -> (B, N)
+    def blocks(x):  # what is searched -> standardised blocks within the bounds
+        return (x if axes is None else x @ axes).clamp(lower, upper)
+
+    def cost(context, z_goal, x):  # (B, C), (B, D), (B, N, H, A) -> (B, N)
         context = context[:, None]  # one for all samples, until they differ
-        for act in acts.clamp(lower, upper).unbind(2):
+        for act in blocks(x).unbind(2):
             z = model.predict(context, act)
             context = model.advance(context.expand(-1, act.shape[1], -1), act, z)
         error = z.float() - z_goal[:, None]
@@ -1101,7 +1109,16 @@ def plan(
         cost_fn = partial(cost, now_part, goal_part)
         with autocast(device, precision):
             plans.append(cem(cost_fn, mean, torch.ones_like(mean), generator=generator, **sizes))
-    return torch.cat(plans).clamp(lower, upper) * model.act_std + model.act_mean
+    return blocks(torch.cat(plans)) * model.act_std + model.act_mean
+
+
+def action_axes(acts: Tensor) -> Tensor:
+    """The principal components of standardised action blocks (n, A), each as long as its standard
+    deviation, as rows (A, A). Along them N(0, I), the first search distribution, has the covariance
+    of the blocks in the data: smooth motions, where entry by entry nearly all samples jitter."""
+    acts = acts.double()
+    variance, components = torch.linalg.eigh(acts.T @ acts / len(acts))
+    return (components * variance.clamp_min(0).sqrt()).T.float()
 
 
 def whiten(z: Tensor, power: float) -> Tensor:
@@ -1125,17 +1142,15 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
     """
     rows, device = planning_tasks(data, s), model.act_mean.device
     goal_obs = data.frames[rows + s.goal_offset]
-    sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
-    shown, z_shown, metric = training_latents(model, data, s)
-    blocks = math.ceil(s.budget / s.block)
+    shown = some_rows(data)
+    z_shown, blocks = encode_all(model, data.frames, shown), math.ceil(s.budget / s.block)
+    search = planner(model, data, s, z_shown)
     imagined = data.states[rows][:, None].repeat(1, blocks + s.horizon, 1).numpy()
     spent = []
 
-    def planner(obs: Tensor, past: Tensor, active: np.ndarray, step: int) -> Tensor:
+    def policy(obs: Tensor, past: Tensor, active: np.ndarray, step: int) -> Tensor:
         began = time.perf_counter()
-        goals = goal_obs[active]
-        how = dict(past=past, metric=metric, seed=step, precision=s.precision)
-        acts = plan(model, obs, goals, **how, **sizes)
+        acts = search(obs, goal_obs[active], past=past, seed=step)
         spent.append((time.perf_counter() - began) / len(active))
         with torch.inference_mode():
             now = model.observe(obs.to(device), past.to(device))
@@ -1145,7 +1160,7 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
         imagined[active[:, None], later] = data.states[shown[nearest]]
         return acts.cpu().reshape(len(active), s.horizon * s.block, -1)
 
-    states, goals, solved = run_tasks(planner, data, s, "plan")
+    states, goals, solved = run_tasks(policy, data, s, "plan")
     solved_random = run_random_policy(data, s)
     metrics = {"tasks": len(solved), "unsolved_tasks": int((solved != 0).sum())}
     for suffix, among in (("", solved >= -1), ("_unsolved", solved != 0)):
@@ -1157,11 +1172,20 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
     return metrics, {"states": states, "goals": goals, "solved": solved, "imagined": imagined}
 
 
-def training_latents(model: WorldModel, data: Dataset, s: "Settings"):
-    """The rows of up to 10,000 training frames, their latents, and the planner's `metric`."""
-    shown = np.sort(np.random.default_rng(0).permutation(data.windows("train", 0))[:10_000])
-    z = encode_all(model, data.frames, shown)
-    return shown, z, whiten(z, s.whiten).to(model.act_mean.device) if s.whiten else None
+def some_rows(data: Dataset) -> np.ndarray:
+    """Up to 10,000 frames of the training episodes."""
+    return np.sort(np.random.default_rng(0).permutation(data.windows("train", 0))[:10_000])
+
+
+def planner(model: WorldModel, data: Dataset, s: "Settings", z: Tensor):
+    """`plan` as the settings have it; z (n, D): latents of training frames."""
+    how = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
+    if s.whiten:
+        how["metric"] = whiten(z, s.whiten).to(model.act_mean.device)
+    if s.search == "components":
+        acts = data.blocks(data.windows("train", s.block), 1, s.block)[:, 0].to(model.act_mean)
+        how["axes"] = action_axes((acts - model.act_mean) / model.act_std).to(acts.device)
+    return partial(plan, model, precision=s.precision, **how)
 
 
 def planning_tasks(data: Dataset, s: "Settings") -> np.ndarray:
@@ -1226,8 +1250,7 @@ def evaluate_reaching(model: WorldModel, data: Dataset, s: "Settings") -> dict:
     latent distance to the goal at the closest step, relative to the start's.
     """
     world, steps = make_env(s.env, s.variant, s.size), s.horizon * s.block
-    metric = training_latents(model, data, s)[-1]
-    sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
+    search = planner(model, data, s, encode_all(model, data.frames, some_rows(data)))
 
     def play(task: int, budget: int, choose) -> list[np.ndarray]:
         frames, acts, queue = [world.reset(seed=task)[0]], [], []
@@ -1251,9 +1274,7 @@ def evaluate_reaching(model: WorldModel, data: Dataset, s: "Settings") -> dict:
             obs = torch.from_numpy(np.stack(frames[len(frames) - 1 - past * s.block :: s.block]))
             blocks = np.array(acts[len(acts) - past * s.block :], np.float32)
             blocks = torch.from_numpy(blocks.reshape(1, past, len(model.act_mean)))
-            how = dict(past=blocks, metric=metric, precision=s.precision)
-            found = plan(model, obs[None], goal, **how, **sizes)
-            return found.cpu().numpy().reshape(steps, -1)
+            return search(obs[None], goal, past=blocks).cpu().numpy().reshape(steps, -1)
 
         def random(frames, acts):
             return rng.uniform(-1, 1, (steps, *world.action_space.shape))
@@ -1643,7 +1664,8 @@ def group_runs(runs: list[Path]) -> list[tuple["Settings", str, list[dict]]]:
     for s, seeds in groups.items():
         options = [f"history {s.history}"] * (s.history > 1)
         options += [f"λ {s.lam:g}"] * (s.method != "forward")
-        options += ["Muon"] * (s.optimizer == "muon") + [f"whiten {s.whiten:g}"] * (s.whiten > 0)
+        options += ["Muon"] * (s.optimizer == "muon") + [s.search] * (s.search == "components")
+        options += [f"whiten {s.whiten:g}"] * (s.whiten > 0)
         rows.append((s, f"{s.method} ({', '.join(options)})" if options else s.method, seeds))
 
     def order(row):
@@ -1775,6 +1797,7 @@ class Settings:
     samples: int = setting(300, "planning", "CEM samples (N)")
     elites: int = setting(30, "planning", "CEM elites (K)")
     iterations: int = setting(30, "planning", "CEM iterations")
+    search: str = setting("entries", "planning", "CEM searches action entries, or components")
     whiten: float = setting(0.0, "planning", "power of the variances that divide goal distances")
     device: str = setting("auto", "machine", "auto (CUDA if there), cpu, cuda, cuda:1, ...")
     precision: str = setting("auto", "machine", "auto (bf16 where it is fast), fp32, bf16")
@@ -1786,7 +1809,7 @@ class Settings:
             object.__setattr__(self, "variant", next(iter(variants)))
         known = {"env": envs.ENVS, "variant": variants, "method": METHODS}
         known |= {"encoder": ("conv", "vit"), "precision": ("auto", "fp32", "bf16")}
-        known |= {"optimizer": ("adamw", "muon")}
+        known |= {"optimizer": ("adamw", "muon"), "search": ("entries", "components")}
         if self.env == "none" or self.env.startswith("gymnasium:"):
             known.pop("env")
             known["variant"] = ("",)
@@ -1823,7 +1846,8 @@ PRESETS = {
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
     "reacher": dict(frames=200_000, episode=100, steps=2000, history=3),
     "pusht": dict(
-        frames=600_000, episode=100, steps=5000, lr=2e-3, history=3, optimizer="muon", whiten=0.5,
+        frames=1_000_000, episode=100, steps=5000, lr=2e-3, history=3, optimizer="muon",
+        search="components", whiten=0.5,
     ),
     "cube": dict(
         frames=400_000, episode=100, size=96, refine=1, width=240, steps=5000, history=3,

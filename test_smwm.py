@@ -396,7 +396,8 @@ def test_nothing_is_left_on_another_device(monkeypatch, options):
         objective = smwm.Objective(model, s, torch.Generator("meta"))
         objective(obs.to("meta"), torch.empty(2, 3, 10, device="meta"))[0].backward()
         assert all(w.grad.device.type == "meta" for w in model.encoder.parameters())
-        acts = smwm.plan(model, obs[:, :3], obs[:, 3], past=past, metric=metric, iterations=2)
+        maps = dict(metric=metric, axes=torch.empty(10, 10, device="meta"))
+        acts = smwm.plan(model, obs[:, :3], obs[:, 3], past=past, iterations=2, **maps)
         assert acts.device.type == "meta" and acts.shape == (2, 5, 10)
         with pytest.raises(RuntimeError, match="device"):
             model.predict(torch.empty(2, model.context_dim), acts[:, 0])
@@ -620,6 +621,27 @@ def test_plan_goes_by_the_metric():
     first = smwm.plan(model, obs, goal, metric=torch.tensor([[1.0, 0], [0, 0]]), **sizes).sum(1)
     assert torch.allclose(both, goal, atol=0.05)
     assert (first - goal)[0, 0].abs() < 0.05 < (first - goal)[0, 1].abs()
+
+
+def test_plan_searches_along_the_axes():
+    """Where the only axis moves both entries alike, so does the plan."""
+    model = smwm.WorldModel(act_dim=2, dim=2, channels=4, hidden=8, width=8, depth=1).eval()
+    model.encode = lambda obs: obs.flatten(1)[:, :2].float()
+    model.predict = lambda context, act: context + act
+    goal, axes = torch.tensor([[1.0, 0]]), torch.tensor([[1.0, 1], [0, 0]])
+    sizes = dict(horizon=2, samples=100, elites=10, iterations=20)
+    acts = smwm.plan(model, torch.zeros(1, 2), goal, axes=axes, **sizes)
+    assert torch.equal(acts[..., 0], acts[..., 1])
+    assert torch.allclose(acts.sum(1), torch.full((1, 2), 0.5), atol=0.05)
+
+
+@pytest.mark.parametrize("entries", [1, 4])
+def test_action_axes_have_the_covariance_of_the_data(entries):
+    generator = torch.Generator().manual_seed(0)
+    acts = torch.randn(1000, entries, generator=generator).cumsum(1)  # entries go together
+    axes, cov = smwm.action_axes(acts), acts.T @ acts / len(acts)
+    assert torch.allclose(axes.T @ axes, cov, atol=1e-4)  # of x @ axes, for x of unit covariance
+    assert torch.allclose(axes @ axes.T, torch.diag(torch.linalg.eigvalsh(cov)), atol=1e-4)
 
 
 def test_imagined_rollout_is_repeated_prediction():
