@@ -1846,7 +1846,7 @@ PRESETS = {
     "tworoom": dict(frames=100_000, episode=100, steps=1000),
     "reacher": dict(frames=200_000, episode=100, steps=2000, history=3),
     "pusht": dict(
-        frames=1_000_000, episode=100, steps=5000, lr=2e-3, history=3, optimizer="muon",
+        frames=600_000, episode=100, steps=5000, lr=2e-3, history=3, optimizer="muon",
         search="components", whiten=0.5,
     ),
     "cube": dict(

@@ -219,6 +219,7 @@ def test_latent_is_drawn_with_any_quantity(folder, entries):
         "--dim 1 --probe-train 2 --probe-test 2 --steps 10",  # torch's schedule makes 0 / 0 of 10
         "--block 5 --budget 3",  # less than a block
         "--variant sprite-none --tasks 1",  # all solved at the start
+        "--block 2 --tasks 2 --search components --whiten 0.5",
     ],
 )
 def test_odd_settings_give_a_whole_run(folder, options):
