@@ -1465,7 +1465,7 @@ def figure_latent(run: Path):
     names = [name for name in saved if name.startswith("target ")]
     values = {name.removeprefix("target "): saved[name] for name in names}
     values = values or {"place in the data": np.arange(len(saved["components"]))[:, None]}
-    share = 100 * np.array(latent["spectrum"][:16]) / sum(latent["spectrum"])
+    share = 100 * np.array(latent["spectrum"][:16]) / max(sum(latent["spectrum"]), 1e-300)
     fig, axes = new_figure(len(values), 4, 9, 2.4 * len(values))
     axes[0, 0].bar(np.arange(1, len(share) + 1), share)
     title = f"effective dimension {latent['effective_dim']:.2f}"
