@@ -1184,7 +1184,7 @@ def planner(model: WorldModel, data: Dataset, s: "Settings", z: Tensor):
         how["metric"] = whiten(z, s.whiten).to(model.act_mean.device)
     if s.search == "components":
         acts = data.blocks(data.windows("train", s.block), 1, s.block)[:, 0].to(model.act_mean)
-        how["axes"] = action_axes((acts - model.act_mean) / model.act_std).to(acts.device)
+        how["axes"] = action_axes((acts - model.act_mean) / model.act_std)
     return partial(plan, model, precision=s.precision, **how)
 
 
@@ -1797,7 +1797,7 @@ class Settings:
     samples: int = setting(300, "planning", "CEM samples (N)")
     elites: int = setting(30, "planning", "CEM elites (K)")
     iterations: int = setting(30, "planning", "CEM iterations")
-    search: str = setting("entries", "planning", "CEM searches action entries, or components")
+    search: str = setting("entries", "planning", "CEM along entries of the block, or its components")
     whiten: float = setting(0.0, "planning", "power of the variances that divide goal distances")
     device: str = setting("auto", "machine", "auto (CUDA if there), cpu, cuda, cuda:1, ...")
     precision: str = setting("auto", "machine", "auto (bf16 where it is fast), fp32, bf16")
