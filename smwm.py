@@ -1797,7 +1797,7 @@ class Settings:
     samples: int = setting(300, "planning", "CEM samples (N)")
     elites: int = setting(30, "planning", "CEM elites (K)")
     iterations: int = setting(30, "planning", "CEM iterations")
-    search: str = setting("entries", "planning", "CEM along entries of the block, or its components")
+    search: str = setting("entries", "planning", "CEM along entries of a block, or its components")
     whiten: float = setting(0.0, "planning", "power of the variances that divide goal distances")
     device: str = setting("auto", "machine", "auto (CUDA if there), cpu, cuda, cuda:1, ...")
     precision: str = setting("auto", "machine", "auto (bf16 where it is fast), fp32, bf16")
