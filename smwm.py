@@ -1142,7 +1142,7 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
     """
     rows, device = planning_tasks(data, s), model.act_mean.device
     goal_obs = data.frames[rows + s.goal_offset]
-    shown = some_rows(data)
+    shown = training_rows(data)
     z_shown, blocks = encode_all(model, data.frames, shown), math.ceil(s.budget / s.block)
     search = planner(model, data, s, z_shown)
     imagined = data.states[rows][:, None].repeat(1, blocks + s.horizon, 1).numpy()
@@ -1172,7 +1172,7 @@ def evaluate_planning(model: WorldModel, data: Dataset, s: "Settings") -> tuple[
     return metrics, {"states": states, "goals": goals, "solved": solved, "imagined": imagined}
 
 
-def some_rows(data: Dataset) -> np.ndarray:
+def training_rows(data: Dataset) -> np.ndarray:
     """Up to 10,000 frames of the training episodes."""
     return np.sort(np.random.default_rng(0).permutation(data.windows("train", 0))[:10_000])
 
@@ -1250,7 +1250,7 @@ def evaluate_reaching(model: WorldModel, data: Dataset, s: "Settings") -> dict:
     latent distance to the goal at the closest step, relative to the start's.
     """
     world, steps = make_env(s.env, s.variant, s.size), s.horizon * s.block
-    search = planner(model, data, s, encode_all(model, data.frames, some_rows(data)))
+    search = planner(model, data, s, encode_all(model, data.frames, training_rows(data)))
 
     def play(task: int, budget: int, choose) -> list[np.ndarray]:
         frames, acts, queue = [world.reset(seed=task)[0]], [], []
@@ -2189,9 +2189,12 @@ def run_bench(s: Settings) -> None:
     print(f"  {share:.0f}% of the {peak / 1e9:,.0f} GFLOP/s that a 2048 x 2048 product reaches")
     model.eval()
     sizes = dict(horizon=s.horizon, samples=s.samples, elites=s.elites, iterations=s.iterations)
+    maps = {"metric": torch.eye(s.dim, device=device)} if s.whiten else {}
+    maps |= {"axes": torch.eye(act.shape[-1], device=device)} if s.search == "components" else {}
+    search = partial(plan, model, precision=s.precision, **maps, **sizes)
     for tasks in (1, 100):
         frame = obs.flatten(0, 1)[:1].expand(tasks, -1, -1, -1)
-        spent = 1 / rate(lambda f=frame: plan(model, f, f, precision=s.precision, **sizes).cpu())
+        spent = 1 / rate(lambda f=frame: search(f, f).cpu())
         each = f"{1000 * spent / tasks:.1f} ms a task"
         print(f"  plan {tasks} at once: {each}, {1000 * spent:.0f} ms, {sizes}")
 
