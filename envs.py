@@ -18,21 +18,21 @@ import mujoco
 import numpy as np
 import pymunk
 
-# ------------------------------------------------------------------------------------------------
-# Base class and canvas
-# ------------------------------------------------------------------------------------------------
+# ==== Base class and canvas =====================================================================
 
 
 class PixelEnv(gym.Env):
-    """What the five environments share.
+    """What the environments share.
 
     The observation is a (size, size, 3) uint8 frame, the action a float vector in [-1, 1]^m (values
     outside are clipped). `reset(options={"state": s, "goal": g})` starts at state s and judges
-    against the state g; without a goal, `success` is False, the reward 0 and no episode ends.
+    against the state g. The reward is 1 on a step that reaches the goal, which ends the episode,
+    else 0. Without a goal no step does.
 
-    A subclass has `controlled`, the names of the probe targets that the action moves, and writes
+    A subclass names the probe targets that the action moves in `controlled` and those that are
+    angles, as sines and cosines, in `angles`. It writes
 
-        state() -> (d,) float64             all that the next steps depend on
+        state() -> (d,) float64             the published state
         _set_state(state)                   restore a checked state
         _initial_state() -> (d,)            a random start, drawn from self.np_random
         _step(action)                       advance by a checked and clipped action
@@ -42,11 +42,12 @@ class PixelEnv(gym.Env):
         behavior(rng) -> policy             data collection for one episode, policy(env) -> action
 
     Raises ValueError on an action, a state or a goal of wrong shape or with NaN, and on an unknown
-    option; the message says what was expected and what came.
+    option. A copied or unpickled environment continues identically.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments
+    angles: tuple[str, ...] = ()
     goal = None
 
     def __init__(self, action_dim: int, *, size: int = 64, render_mode: str | None = None):
@@ -59,7 +60,7 @@ class PixelEnv(gym.Env):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
 
     def set_state(self, state: np.ndarray) -> None:
-        """Restore a state that `state()` gave, exactly."""
+        """Restore a state that `state()` gave."""
         self._set_state(self._checked(state, "state", self.state().shape))
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
@@ -166,56 +167,25 @@ class Canvas:
         patch[...] = np.rint(patch + cover * (np.asarray(color, np.float64) - patch))
 
 
-# ------------------------------------------------------------------------------------------------
-# DotWorld
-# ------------------------------------------------------------------------------------------------
+# ==== DotWorld and its sprite ===================================================================
 
 
 class DotWorld(PixelEnv):
-    """
-    ## Description
-    The paper's toy testbed: coloured dots of radius 2 px on a white 64 x 64 canvas, or one arrow of
-    16 px with a pose, turning about its shaft (the sprite world). What the action moves should be
-    kept by a sensorimotor latent; what moves on its own should be dropped. All dots stay inside the
-    canvas and do not overlap: a displacement is cut at the border, and a move that would end on
-    another dot does not happen.
+    """The paper's toy world: coloured dots of radius 2 px on a white 64 x 64 canvas.
 
-    ## Action Space
-    `Box(-1, 1, (m,), float32)`, displacements in units of 16 px (the sprite's: 4 px and 1.0 rad;
-    what moves on its own: 16 px and pi rad). Two entries (x, y) for each independent dot, two for
-    each coupled pair, then none for random and static dots; for the sprite one entry for each
-    letter of `sprite` ("x", "xy", "xyt"; "none" has one entry that moves nothing, since an action
-    space cannot be empty).
+    The action displaces some dots; others move at random or stay. All stay inside the canvas and do
+    not overlap: a displacement is cut at the border, and a move that would end on another dot does
+    not happen.
 
-    ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down.
-
-    ## Rewards
-    1 on a step that reaches the goal, else 0.
-
-    ## Starting State
-    Dots uniform in [2, 62] px without overlap, the second of a pair within 16 px of the first in x
-    and in y; sprite: x, y uniform in [16, 48] px, angle uniform in [-pi, pi].
-
-    ## Episode End
-    At the goal: every controlled dot within 2 px (a controlled angle within 0.1 rad).
-
-    ## Arguments
-    * `independent=1`: dots with a displacement of their own in the action.
-    * `coupled=0`: pairs of dots that share one displacement.
-    * `random=0`: distractors that move by displacements of their own, not in the action.
-    * `static=0`: dots that never move.
-    * `sprite=None`: "none", "x", "xy" or "xyt" for the arrow instead of dots; the coordinates that
-      are not named move at random.
-    * `size=64`: side of the frame in pixels.
-
-    State: (x, y) of each dot in the order above, or (x, y, angle); then, where anything moves at
-    random, the key of its next displacement (a whole number below 2^53).
+    Arguments: numbers of `independent` dots, of `coupled` pairs that share one displacement, of
+    `random` dots, which move by displacements that are not in the action, and of `static` dots.
+    Action: displacements (x, y) in units of 16 px, for each independent dot and each pair.
+    State: (x, y) of each dot in that order; y points down.
+    Start: uniform in [2, 62] px; the second dot of a pair within 16 px of the first in x and y.
+    Success: every controlled dot within 2 px of its goal.
     """
 
-    CANVAS, RADIUS, REACH = 64.0, 2.0, 16.0  # px
-    SPRITE_RADIUS, SPRITE_REACH, TURN = 16.0, 4.0, 1.0  # px, px, rad
-    GOAL_DISTANCE, GOAL_ANGLE = 2.0, 0.1  # px, rad
+    CANVAS, RADIUS, REACH, GOAL_DISTANCE = 64.0, 2.0, 16.0, 2.0  # px
     COLORS = [(214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189)]
     VARIANTS = {
         "single": {},
@@ -224,227 +194,208 @@ class DotWorld(PixelEnv):
         "distractor": {"random": 1},
         "static": {"static": 1},
         "combined": {"independent": 2, "coupled": 1, "random": 1},
-        "sprite-none": {"sprite": "none"},
-        "sprite-x": {"sprite": "x"},
-        "sprite-xy": {"sprite": "xy"},
-        "sprite-xyt": {"sprite": "xyt"},
     }
 
-    def __init__(
-        self,
-        independent: int = 1,
-        coupled: int = 0,
-        random: int = 0,
-        static: int = 0,
-        sprite: str | None = None,
-        *,
-        size: int = 64,
-        render_mode: str | None = None,
-    ):
-        if sprite not in (None, "none", "x", "xy", "xyt"):
-            raise ValueError(f"sprite: expected None, 'none', 'x', 'xy' or 'xyt', got {sprite!r}")
+    def __init__(self, independent=1, coupled=0, random=0, static=0, *, size=64, render_mode=None):
         counts = {"dot": independent, "pair": coupled, "random": random, "static": static}
-        if min(counts.values()) < 0 or (sprite is None and independent + coupled < 1):
+        if min(counts.values()) < 0 or independent + coupled < 1:
             raise ValueError(f"dots: expected at least one controlled dot, got {counts}")
-        self.sprite = sprite
-        # A group is what moves or is blocked together: its name and, for each of its displacement
-        # entries, the coordinates of the state that this entry moves.
-        groups = []
-        if sprite is not None:
-            groups = [(name, [[i]]) for i, name in enumerate(("x", "y", "angle"))]
-            free = {"none": "", "x": "x", "xy": "xy", "xyt": ("x", "y", "angle")}[sprite]
-            self.dots, self.coordinates = 0, 3
-        else:
-            first = 0
-            for kind, count in counts.items():
-                for n in range(count):
-                    dots = [first, first + 1] if kind == "pair" else [first]
-                    groups.append(
-                        (f"{kind} {n + 1}", [[2 * d + axis for d in dots] for axis in (0, 1)])
-                    )
-                    first += len(dots)
-            free = [name for name, _ in groups if name.startswith(("dot", "pair"))]
-            self.dots, self.coordinates = first, 2 * first
-        self._groups = groups
-        self._moved = [entries for name, entries in groups if name in free]
-        self._random = [
-            entries
-            for name, entries in groups
-            if name not in free and not name.startswith("static")
-        ]
-        self.controlled = tuple(  # the probe targets that the action moves
-            target
-            for name in free
-            for target in (("sin angle", "cos angle") if name == "angle" else (name,))
-        )
-        margin = self.RADIUS if sprite is None else self.SPRITE_RADIUS
-        self._low = np.full(self.coordinates, margin)
-        self._high = np.full(self.coordinates, self.CANVAS - margin)
-        self._reach = np.full(self.coordinates, self.REACH)
-        if sprite is not None:
-            self._low[2], self._high[2] = -np.inf, np.inf
-            controlled = np.array([name in free for name, _ in groups])
-            here, away = (self.SPRITE_REACH,) * 2 + (self.TURN,), (self.REACH,) * 2 + (math.pi,)
-            self._reach = np.where(controlled, here, away)
-        self._position, self._key = np.zeros(self.coordinates), 0
-        super().__init__(max(sum(map(len, self._moved)), 1), size=size, render_mode=render_mode)
+        self._groups, first = {}, 0  # name -> the dots that move together
+        for kind, count in counts.items():
+            for n in range(1, count + 1):
+                last = first + (2 if kind == "pair" else 1)
+                self._groups[f"{kind} {n}"], first = [*range(first, last)], last
+        self.controlled = tuple(name for name in self._groups if name[:3] in ("dot", "pai"))
+        self._dots = np.zeros((first, 2))
+        super().__init__(2 * len(self.controlled), size=size, render_mode=render_mode)
 
     def state(self) -> np.ndarray:
-        key = [float(self._key)] if self._random else []
-        return np.concatenate([self._position, key])
+        return self._dots.flatten()
 
     def _set_state(self, state: np.ndarray) -> None:
-        self._position = state[: self.coordinates].copy()
-        self._key = int(state[-1]) if self._random else 0
+        self._dots = state.reshape(-1, 2).copy()
 
     def _initial_state(self) -> np.ndarray:
-        rng, n = self.np_random, self.coordinates
-        if self.sprite is not None:
-            low, high = np.append(self._low[:2], -math.pi), np.append(self._high[:2], math.pi)
-            position = rng.uniform(low, high)
-        else:
-            position = np.full(n, np.nan)
-            for name, entries in self._groups:
-                for dot in np.transpose(entries):  # (dots of the group, 2) coordinates
-                    low, high = self._low[dot], self._high[dot]
-                    if name.startswith("pair") and dot[0] != entries[0][0]:
-                        partner = position[np.transpose(entries)[0]]
-                        low = np.maximum(low, partner - self.REACH)
-                        high = np.minimum(high, partner + self.REACH)
-                    while np.isnan(position[dot[0]]) or self._overlapping(position[: dot[1] + 1]):
-                        position[dot] = rng.uniform(low, high)
-        key = [float(rng.integers(2**53))] if self._random else []
-        return np.concatenate([position, key])
+        placed = np.zeros((0, 2))
+        for group in self._groups.values():
+            for dot in group:
+                low, high = np.full(2, self.RADIUS), np.full(2, self.CANVAS - self.RADIUS)
+                if dot != group[0]:
+                    low = np.maximum(low, placed[-1] - self.REACH)
+                    high = np.minimum(high, placed[-1] + self.REACH)
+                for _ in range(1000):
+                    place = self.np_random.uniform(low, high)
+                    if (np.hypot(*(placed - place).T) >= 2 * self.RADIUS).all():
+                        break
+                else:
+                    left = f"no place was found for dot {dot + 1} of {len(self._dots)}"
+                    raise ValueError(f"dots: expected dots that fit on the canvas, {left}")
+                placed = np.vstack([placed, place])
+        return placed.ravel()
 
     def _step(self, action: np.ndarray) -> None:
-        position, start = self._position, 0
-        for entries in self._moved:
-            position = self._move(position, entries, action[start : start + len(entries)])
-            start += len(entries)
-        if self._random:
-            rng = np.random.default_rng(self._key)
-            for entries in self._random:
-                position = self._move(position, entries, self._draw(rng, position, entries))
-            self._key = int(rng.integers(2**53))
-        self._position = position
+        for name, displacement in zip(self.controlled, action.reshape(-1, 2), strict=True):
+            self._dots = self._moved(self._dots, self._groups[name], displacement)
+        for name, group in self._groups.items():
+            if name.startswith("random"):
+                displacement = self._draw(self.np_random, self._dots, group)
+                self._dots = self._moved(self._dots, group, displacement)
 
-    def _move(self, position: np.ndarray, entries, displacement) -> np.ndarray:
-        """The position after one group's displacement, cut at the border; unchanged if blocked."""
-        moved = position.copy()
-        for coords, d in zip(entries, displacement, strict=True):
-            d = d * self._reach[coords[0]]
-            d = max(d, max(self._low[c] - position[c] for c in coords))
-            d = min(d, min(self._high[c] - position[c] for c in coords))
-            for c in coords:
-                moved[c] = position[c] + d
-        if self.sprite is not None:
-            moved[2] = math.remainder(moved[2], 2 * math.pi)
-        return position if self._overlapping(moved) else moved
+    def _room(self, dots: np.ndarray, group: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest displacement in px that keep a group inside."""
+        here = dots[group]
+        return self.RADIUS - here.min(0), self.CANVAS - self.RADIUS - here.max(0)
 
-    def _draw(self, rng: np.random.Generator, position: np.ndarray, entries) -> list[float]:
-        """A displacement in [-1, 1], uniform among those that stay inside and are not blocked."""
-        low, high = [], []
-        for coords in entries:
-            reach = self._reach[coords[0]]
-            low.append(max(-1.0, max(self._low[c] - position[c] for c in coords) / reach))
-            high.append(min(1.0, min(self._high[c] - position[c] for c in coords) / reach))
+    def _moved(self, dots: np.ndarray, group: list[int], displacement) -> np.ndarray:
+        """The dots after one group's displacement; the same array if it is blocked."""
+        low, high = self._room(dots, group)
+        moved = dots.copy()
+        moved[group] += np.minimum(np.maximum(self.REACH * displacement, low), high)
+        if len(dots) > len(group):
+            apart = moved[group][:, None] - np.delete(moved, group, 0)
+            if ((apart**2).sum(-1) < (2 * self.RADIUS) ** 2).any():
+                return dots
+        return moved
+
+    def _draw(self, rng: np.random.Generator, dots: np.ndarray, group: list[int]) -> np.ndarray:
+        """A displacement in [-1, 1]^2, uniform among those that stay inside and are not blocked."""
+        low, high = self._room(dots, group)
+        low, high = np.maximum(low / self.REACH, -1), np.minimum(high / self.REACH, 1)
         for _ in range(20):
-            displacement = [
-                rng.uniform(a, b) if a < b else a for a, b in zip(low, high, strict=True)
-            ]
-            if self._move(position, entries, displacement) is not position:
+            displacement = rng.uniform(low, high)
+            if self._moved(dots, group, displacement) is not dots:
                 return displacement
-        return [0.0] * len(entries)
-
-    def _overlapping(self, position: np.ndarray) -> bool:
-        if self.dots < 2:
-            return False
-        dots = position.reshape(-1, 2)
-        distance = ((dots[:, None] - dots[None]) ** 2).sum(-1)
-        return bool((distance[np.triu_indices(len(dots), 1)] < (2 * self.RADIUS) ** 2).any())
+        return np.zeros(2)
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
-        canvas = Canvas(self.size, self.CANVAS)
-        if self.sprite is not None:
-            c, s = math.cos(state[2]), math.sin(state[2])
-            head = [(1, 0), (0.1, -0.8), (0.1, 0.8)]
-            shaft = [(0.1, -0.3), (-0.5, -0.3), (-0.5, 0.3), (0.1, 0.3)]
-            for part, color in ((head, self.COLORS[0]), (shaft, self.COLORS[1])):
-                corners = self.SPRITE_RADIUS * np.array(part) @ np.array([[c, s], [-s, c]])
-                canvas.polygon(corners + state[:2], color)
-            return canvas.frame
-        for n, (_, entries) in enumerate(self._groups):
-            for x, y in np.transpose(entries):
-                color = self.COLORS[n % len(self.COLORS)]
-                canvas.disc((state[x], state[y]), self.RADIUS, color)
+        canvas, dots = Canvas(self.size, self.CANVAS), state.reshape(-1, 2)
+        for n, group in enumerate(self._groups.values()):
+            for dot in group:
+                canvas.disc(dots[dot], self.RADIUS, self.COLORS[n % len(self.COLORS)])
         return canvas.frame
 
     def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
-        difference = state[: self.coordinates] - goal[: self.coordinates]
-        if self.sprite is not None:
-            difference = difference * [[[i]] in self._moved for i in range(3)]
-            angle = abs(math.remainder(difference[2], 2 * math.pi))
-            return math.hypot(*difference[:2]) <= self.GOAL_DISTANCE and angle <= self.GOAL_ANGLE
-        moved = [dot for entries in self._moved for dot in np.transpose(entries)]
-        return all(math.hypot(*difference[dot]) <= self.GOAL_DISTANCE for dot in moved)
+        moved = [dot for name in self.controlled for dot in self._groups[name]]
+        apart = (state - goal).reshape(-1, 2)[moved]
+        return bool((np.hypot(*apart.T) <= self.GOAL_DISTANCE).all())
 
     def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
-        if self.sprite is not None:
-            x, y, angle = states[:, :3].T[..., None]
-            return {"x": x, "y": y, "sin angle": np.sin(angle), "cos angle": np.cos(angle)}
-        targets = {}
-        for name, entries in self._groups:
-            dots = states[:, np.array(entries)]  # (n, 2 axes, dots of the group)
-            targets[name] = dots.mean(2)
+        dots, targets = states.reshape(len(states), -1, 2), {}
+        for name, group in self._groups.items():
+            targets[name] = dots[:, group].mean(1)
             if name.startswith("pair"):
-                targets[f"{name} offset"] = dots[:, :, 1] - dots[:, :, 0]
+                targets[f"{name} offset"] = dots[:, group[1]] - dots[:, group[0]]
         return targets
 
     def behavior(self, rng: np.random.Generator):
         """Displacements uniform among those that stay inside and are not blocked."""
 
         def policy(env: "DotWorld") -> np.ndarray:
-            position, action = env._position, []
-            for entries in env._moved:
-                displacement = env._draw(rng, position, entries)
-                position = env._move(position, entries, displacement)
-                action += displacement
-            return np.array(action or [rng.uniform(-1, 1)], dtype=np.float32)
+            dots, action = env._dots, []
+            for name in env.controlled:
+                action.append(env._draw(rng, dots, env._groups[name]))
+                dots = env._moved(dots, env._groups[name], action[-1])
+            return np.concatenate(action).astype(np.float32)
 
         return policy
 
 
-# ------------------------------------------------------------------------------------------------
-# TwoRoom
-# ------------------------------------------------------------------------------------------------
+class Sprite(PixelEnv):
+    """The paper's sprite: an asymmetric arrow of 16 px with a pose, of which the action has a part.
+
+    Coordinates that are not in the action move exactly as those that are, but at random: the
+    action's mask is the only difference.
+
+    Arguments: `axes`, the coordinates in the action: "" (none), "x", "xy" or "xyt".
+    Action: displacements of these, in units of 8 px and of 8/7.5 rad (pi rad for "xyt"). Without
+    any there is one entry that moves nothing, since an action space cannot be empty.
+    State: x, y (px, y points down) and the angle (rad, wrapped).
+    Start: x, y uniform in [16, 48] px, the arrow's bounds; angle uniform in [-pi, pi].
+    Success: controlled coordinates within 2 px (the distance in the plane) and 0.1 rad.
+    """
+
+    CANVAS, RADIUS, REACH, GOAL_DISTANCE = 64.0, 16.0, 8.0, 2.0  # px
+    TURN, GOAL_ANGLE = 8 / 7.5, 0.1  # rad
+    HEAD = np.array([(1, 0), (0.1, -0.8), (0.1, 0.8)])  # corners in units of the radius
+    SHAFT = np.array([(0.1, -0.3), (-0.5, -0.3), (-0.5, 0.3), (0.1, 0.3)])
+    VARIANTS = {
+        "xyt": {"axes": "xyt"},
+        "xy": {"axes": "xy"},
+        "x": {"axes": "x"},
+        "none": {"axes": ""},
+    }
+    angles = ("angle",)
+
+    def __init__(self, axes: str = "xyt", *, size: int = 64, render_mode: str | None = None):
+        if axes not in ("", "x", "xy", "xyt"):
+            raise ValueError(f"axes: expected '', 'x', 'xy' or 'xyt', got {axes!r}")
+        self._count = len(axes)
+        self._reach = np.array([self.REACH, self.REACH, math.pi if axes == "xyt" else self.TURN])
+        self.controlled = ("x", "y", "angle")[: len(axes)]
+        self._pose = np.zeros(3)
+        super().__init__(max(len(axes), 1), size=size, render_mode=render_mode)
+
+    def state(self) -> np.ndarray:
+        return self._pose.copy()
+
+    def _set_state(self, state: np.ndarray) -> None:
+        self._pose = state.copy()
+
+    def _initial_state(self) -> np.ndarray:
+        low, high = self.RADIUS, self.CANVAS - self.RADIUS
+        return self.np_random.uniform([low, low, -math.pi], [high, high, math.pi])
+
+    def _step(self, action: np.ndarray) -> None:
+        displacement = self._draw(self.np_random)
+        displacement[: self._count] = action[: self._count]
+        pose = self._pose + displacement * self._reach
+        pose[:2] = pose[:2].clip(self.RADIUS, self.CANVAS - self.RADIUS)
+        pose[2] = math.remainder(pose[2], 2 * math.pi)
+        self._pose = pose
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """A displacement in [-1, 1]^3, uniform among those that stay inside."""
+        low, high = np.full(3, -1.0), np.ones(3)
+        low[:2] = np.maximum(low[:2], (self.RADIUS - self._pose[:2]) / self.REACH)
+        high[:2] = np.minimum(high[:2], (self.CANVAS - self.RADIUS - self._pose[:2]) / self.REACH)
+        return rng.uniform(low, high)
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        canvas, (c, s) = Canvas(self.size, self.CANVAS), (math.cos(state[2]), math.sin(state[2]))
+        for part, color in ((self.HEAD, (214, 39, 40)), (self.SHAFT, (31, 119, 180))):
+            canvas.polygon(self.RADIUS * part @ np.array([[c, s], [-s, c]]) + state[:2], color)
+        return canvas.frame
+
+    def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
+        apart = np.where(np.arange(3) < self._count, state - goal, 0.0)
+        turned = abs(math.remainder(apart[2], 2 * math.pi))
+        return math.hypot(*apart[:2]) <= self.GOAL_DISTANCE and turned <= self.GOAL_ANGLE
+
+    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        angle = states[:, 2:]
+        sin_cos = np.concatenate([np.sin(angle), np.cos(angle)], 1)
+        return {"x": states[:, :1], "y": states[:, 1:2], "angle": sin_cos}
+
+    def behavior(self, rng: np.random.Generator):
+        """Displacements uniform among those that stay inside."""
+        count = max(1, self._count)
+        return lambda env: env._draw(rng)[:count].astype(np.float32)
+
+
+# ==== TwoRoom ===================================================================================
 
 
 class TwoRoom(PixelEnv):
-    """
-    ## Description
-    A round agent in a square of 224 x 224 units, cut by a wall with one door. The published rule
-    (stable-worldmodel): a step is cut at the border; a step that enters the wall's zone from the
-    side it started on, outside the door, stops 0.5 units before the wall.
+    """A round agent in a square of 224 x 224 units, cut by a wall with one door.
 
-    ## Action Space
-    `Box(-1, 1, (2,), float32)`: displacement (x, y) in units of the speed, 5 units a step.
+    The published rule (stable-worldmodel): a step is cut at the border; a step that enters the
+    wall's zone from the side it started on, outside the door, stops 0.5 units before the wall. The
+    border is 14 wide. The wall is at x = 112, 10 thick, its door centred at y = 49 with half-size 14.
 
-    ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down. No target is drawn.
-
-    ## Rewards
-    1 on a step that reaches the goal, else 0.
-
-    ## Starting State
-    Uniform in the two rooms, where the agent (radius 7) touches neither border (14 wide) nor wall.
-
-    ## Episode End
-    At the goal: distance below 16 units.
-
-    ## Arguments
-    * `size=64`: side of the frame in pixels.
-
-    State: (x, y). The wall is at x = 112, 10 thick, its door centred at y = 49 with half-size 14.
+    Action: displacement (x, y) in units of the speed, 5 units a step.
+    State: x, y; y points down. No target is drawn.
+    Start: uniform in the two rooms, where the agent (radius 7) touches neither border nor wall.
+    Success: distance below 16 units.
     """
 
     WORLD, BORDER, RADIUS, SPEED, GOAL_DISTANCE = 224.0, 14.0, 7.0, 5.0, 16.0
@@ -531,38 +482,20 @@ class TwoRoom(PixelEnv):
         return policy
 
 
-# ------------------------------------------------------------------------------------------------
-# Reacher
-# ------------------------------------------------------------------------------------------------
+# ==== Reacher ===================================================================================
 
 
 class Reacher(PixelEnv):
-    """
-    ## Description
-    The two-link planar arm of the DeepMind Control Suite, physics identical (MuJoCo): timestep and
-    action 0.02 s, contacts off, links of 0.12 m and 0.12 m (the second drawn 0.10 m and a ball at
-    its tip), capsules of radius 0.01 m, joint damping 0.01, the wrist limited to 160 degrees each
-    way.
+    """The two-link planar arm of the DeepMind Control Suite, with identical physics (MuJoCo).
 
-    ## Action Space
-    `Box(-1, 1, (2,), float32)`: control of the motors at shoulder and wrist, gear 0.05.
+    One timestep of 0.02 s an action, contacts off, links of 0.12 m and 0.12 m (the second drawn
+    0.10 m, and a ball at its tip), capsules of radius 0.01 m, joint damping 0.01, the wrist limited
+    to 160 degrees each way. The frame shows 0.6 x 0.6 m from above, and no target.
 
-    ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: 0.6 x 0.6 m from above. No target is drawn.
-
-    ## Rewards
-    1 on a step that reaches the goal, else 0.
-
-    ## Starting State
-    Shoulder uniform in [-180, 180] degrees, wrist in [-160, 160] degrees, at rest.
-
-    ## Episode End
-    At the goal: both joint angles within 0.05 rad (the shoulder's difference wrapped).
-
-    ## Arguments
-    * `size=64`: side of the frame in pixels.
-
-    State: shoulder and wrist angle (rad), their velocities (rad/s), then the solver's warm start.
+    Action: control of the motors at shoulder and wrist, gear 0.05.
+    State: shoulder and wrist angle (rad), their velocities (rad/s).
+    Start: shoulder uniform in [-180, 180] degrees, wrist in [-160, 160] degrees, at rest.
+    Success: both joint angles within 0.05 rad (the shoulder's difference wrapped).
     """
 
     XML = """
@@ -586,7 +519,7 @@ class Reacher(PixelEnv):
       <actuator><motor joint="shoulder"/><motor joint="wrist"/></actuator>
     </mujoco>"""
     WORLD, LINK, DRAWN, RADIUS, GOAL_ANGLE = 0.6, 0.12, 0.10, 0.01, 0.05
-    controlled = ("joint angles",)
+    controlled = angles = ("joint angles",)
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):
         super().__init__(2, size=size, render_mode=render_mode)
@@ -594,16 +527,15 @@ class Reacher(PixelEnv):
         self._data = mujoco.MjData(self._model)
 
     def state(self) -> np.ndarray:
-        data = self._data
-        return np.concatenate([data.qpos, data.qvel, data.qacc_warmstart])
+        return np.concatenate([self._data.qpos, self._data.qvel])
 
     def _set_state(self, state: np.ndarray) -> None:
-        data = self._data
-        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = state[:2], state[2:4], state[4:]
+        self._data.qpos[:], self._data.qvel[:] = state[:2], state[2:]
+        self._data.qacc_warmstart[:] = 0  # the solver's first guess at the wrist's limit
 
     def _initial_state(self) -> np.ndarray:
         limits = np.array([math.pi, math.radians(160)])
-        return np.concatenate([self.np_random.uniform(-limits, limits), np.zeros(4)])
+        return np.concatenate([self.np_random.uniform(-limits, limits), np.zeros(2)])
 
     def _step(self, action: np.ndarray) -> None:
         self._data.ctrl[:] = action
@@ -636,56 +568,36 @@ class Reacher(PixelEnv):
         return lambda env: rng.uniform(-1, 1, 2).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------------
-# Push-T
-# ------------------------------------------------------------------------------------------------
+# ==== Push-T ====================================================================================
 
 
 class PushT(PixelEnv):
-    """
-    ## Description
-    A round pusher and a T-shaped block on a plane of 512 x 512 units, seen from above (pymunk; no
-    gravity, a block that is not pushed stands still). The agent is moved by a PD controller
-    (k_p 100, k_v 20) towards a point; 10 physics steps of 0.01 s an action.
+    """A round pusher and a T-shaped block on a plane of 512 x 512 units, seen from above (pymunk).
 
-    ## Action Space
-    `Box(-1, 1, (2,), float32)`: where the agent should go, relative to where it is, in units of
-    100 (x, y).
+    There is no gravity, and a block that is not pushed stands still. The agent is moved by a PD
+    controller (k_p 100, k_v 20) towards a point, 10 physics steps of 0.01 s an action. Physics and
+    reset are those of the published simulator (stable-worldmodel).
 
-    ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: the frame; y points down. No target is drawn.
-
-    ## Rewards
-    1 on a step that reaches the goal, else 0.
-
-    ## Starting State
-    Block at rest, x, y uniform in [100, 400], angle uniform in [0, 2 pi]; agent uniform in
+    Action: where the agent should go, relative to where it is, in units of 100 (x, y).
+    State: agent x, y, block x, y, angle in [0, 2 pi), agent velocity x, y; y points down.
+    Start: block at rest, x, y uniform in [100, 400], angle uniform in [0, 2 pi]; agent uniform in
     [50, 450], at least 5 units from the block.
+    Success: agent and block within 20 units of the goal's (the norm of all four differences), and
+    the block's angle within pi/9.
 
-    ## Episode End
-    At the goal: agent x, y and block x, y within 20 units of the goal's (the norm of all four
-    differences), and the block's angle within pi/9.
-
-    ## Arguments
-    * `size=64`: side of the frame in pixels.
-
-    State: agent x, y, block x, y, angle in [0, 2 pi), agent velocity x, y; then, for restoration,
-    the bodies as pymunk has them, and what they were when the block was last untouched with the
-    targets of up to 32 actions since. Placing a state of the first seven entries alone does what
-    the original does at reset: the block at rest, then one physics step. In a contact, pymunk keeps
-    solver impulses that cannot be set: restoring repeats those actions to get them back. Of 360
-    states along 30 episodes of the behaviour policy, 99 with the block moving, 98.3% then went on
-    to the last bit over 24 steps and the worst was 0.05 units off (pymunk 7.3.1). A block jammed
-    between agent and wall is the exception: it can differ by more than a unit after a few steps.
+    As at the original's reset, a state is placed and one physics step follows, which moves the
+    agent by 0.01 s of its velocity. The solver's impulses in a contact are not part of the state, so
+    a trajectory restored within a push can differ from the first one.
     """
 
     WORLD, AGENT_RADIUS, ACTION, DT, SUBSTEPS = 512.0, 15.0, 100, 0.01, 10
-    K_P, K_V, MEMORY = 100, 20, 32
+    K_P, K_V = 100, 20
     GOAL_DISTANCE, GOAL_ANGLE = 20.0, math.pi / 9
     # The T's two boxes in its own frame: a bar of 120 x 30, a stem of 30 x 90 below it.
     BAR = [(-60.0, 30.0), (60.0, 30.0), (60.0, 0.0), (-60.0, 0.0)]
     STEM = [(-15.0, 30.0), (-15.0, 120.0), (15.0, 120.0), (15.0, 30.0)]
     controlled = ("agent position", "block position", "block orientation")
+    angles = ("block orientation",)
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):
         super().__init__(2, size=size, render_mode=render_mode)
@@ -693,86 +605,42 @@ class PushT(PixelEnv):
         for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
             canvas.capsule(a, b, 2, (160, 160, 160))
         self._floor = canvas.frame
-        self._build()
+        self._set_state(np.array([100.0, 100.0, 256.0, 256.0, 0.0, 0.0, 0.0]))
 
-    def _build(self) -> None:
-        self._clock, self._touched = 0, -9  # physics steps: now, and of the block's last touch
-        self._trail = []  # bodies and target of each action since the block was untouched
-        self._space = pymunk.Space()
-        self._space.on_collision(post_solve=self._touch)
-        self._space.gravity, self._space.damping = (0, 0), 0
-        ends = [
-            ((5, 506), (5, 5)),
-            ((5, 5), (506, 5)),
-            ((506, 5), (506, 506)),
-            ((5, 506), (506, 506)),
-        ]
-        self._space.add(*(pymunk.Segment(self._space.static_body, a, b, 2) for a, b in ends))
+    def state(self) -> np.ndarray:
+        (x, y), angle = self._block.position, self._block.angle % (2 * math.pi)
+        return np.array([*self._agent.position, x, y, angle, *self._agent.velocity])
+
+    def _set_state(self, state: np.ndarray) -> None:
+        self._placed, self._targets = state, []  # enough to continue identically in a copy
+        self._space = space = pymunk.Space()  # a new one has no impulses left from other contacts
+        space.gravity, space.damping, corners = (0, 0), 0, ((5, 506), (5, 5), (506, 5), (506, 506))
+        for a, b in ((0, 1), (1, 2), (2, 3), (0, 3)):
+            space.add(pymunk.Segment(space.static_body, corners[a], corners[b], 2))
         self._agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
-        self._space.add(self._agent, pymunk.Circle(self._agent, self.AGENT_RADIUS))
+        space.add(self._agent, pymunk.Circle(self._agent, self.AGENT_RADIUS))
         # The original takes the bar's moment for both boxes.
-        moment = pymunk.moment_for_poly(1, self.BAR)
-        self._block = pymunk.Body(1, moment + moment)
+        self._block = pymunk.Body(1, 2 * pymunk.moment_for_poly(1, self.BAR))
         bar, stem = (pymunk.Poly(self._block, box) for box in (self.BAR, self.STEM))
         self._cog = (bar.center_of_gravity + stem.center_of_gravity) / 2
         self._block.center_of_gravity = self._cog
-        self._space.add(self._block, bar, stem)
-
-    def _touch(self, arbiter, space, data) -> None:
-        self._touched = self._clock
-
-    def state(self) -> np.ndarray:
-        memory = np.zeros(11 + 2 * self.MEMORY)  # first bodies, number of targets, targets
-        if self._trail:
-            targets = np.ravel([target for _, target in self._trail])
-            memory[: 11 + len(targets)] = *self._trail[0][0], len(self._trail), *targets
-        (x, y), angle = self._block.position, self._block.angle
-        agent = (*self._agent.position, x, y, angle % (2 * math.pi), *self._agent.velocity)
-        return np.array([*agent, *self._bodies(), *memory])
-
-    def _bodies(self) -> tuple[float, ...]:
-        """Agent x, y, velocity, block's centre of gravity, velocity, angle, angular velocity."""
-        agent, block, angle = self._agent, self._block, self._block.angle
-        # pymunk computes with the centre of gravity: without an offset its position shows that.
-        block.center_of_gravity = (0, 0)
-        block.angle = angle
-        centre = block.position
-        block.center_of_gravity = self._cog
-        block.angle = angle
-        moving = (*block.velocity, angle, block.angular_velocity)
-        return (*agent.position, *agent.velocity, *centre, *moving)
-
-    def _set_bodies(self, values) -> None:
-        self._agent.position, self._agent.velocity = tuple(values[0:2]), tuple(values[2:4])
-        block = self._block
-        block.center_of_gravity = (0, 0)
-        block.position = tuple(values[4:6])
-        block.center_of_gravity = self._cog
-        block.velocity = tuple(values[6:8])
-        block.angle, block.angular_velocity = values[8:10]
-
-    def set_state(self, state: np.ndarray) -> None:
-        if np.shape(state) != (7,):
-            return super().set_state(state)
-        x, y, block_x, block_y, angle, vx, vy = self._checked(state, "state", (7,)).tolist()
-        self._build()
+        space.add(self._block, bar, stem)
+        x, y, block_x, block_y, angle, vx, vy = state.tolist()
         self._agent.velocity, self._agent.position = (vx, vy), (x, y)
         self._block.angle = angle
         self._block.position = block_x, block_y
-        self._space.step(self.DT)
+        space.step(self.DT)
 
-    def _set_state(self, state: np.ndarray) -> None:
-        self._build()  # a new space has no impulses left from other contacts
-        values, count = state.tolist(), int(state[27])
-        if count:  # the same actions again, for the impulses; then what they led to, exactly
-            self._set_bodies(values[17:27])
-            for n in range(28, 28 + 2 * count, 2):
-                self._trail.append((self._bodies(), values[n : n + 2]))
-                self._advance(
-                    *(np.float32(t) if np.float32(t) == t else t for t in values[n : n + 2])
-                )
-            self._trail[0] = values[17:27], self._trail[0][1]
-        self._set_bodies(values[7:17])
+    def __getstate__(self) -> dict:
+        hidden = ("_space", "_agent", "_block")
+        return {name: value for name, value in vars(self).items() if name not in hidden}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        targets = self._targets
+        self._set_state(self._placed)
+        for target in targets:
+            self._go(*target)
 
     def _initial_state(self) -> np.ndarray:
         rng = self.np_random
@@ -792,18 +660,15 @@ class PushT(PixelEnv):
 
     def _step(self, action: np.ndarray) -> None:
         # in the action's own precision, as the original computes
-        tx, ty = (p + a for p, a in zip(self._agent.position, action * self.ACTION, strict=True))
-        kept = self._trail[1 - self.MEMORY :] if self._clock - self._touched < 5 else []
-        self._trail = [*kept, (self._bodies(), (float(tx), float(ty)))]
-        self._advance(tx, ty)
+        self._go(*(p + a for p, a in zip(self._agent.position, action * self.ACTION, strict=True)))
 
-    def _advance(self, tx: float, ty: float) -> None:
+    def _go(self, target_x: float, target_y: float) -> None:
+        self._targets.append((target_x, target_y))
         agent, k_p, k_v, dt = self._agent, self.K_P, self.K_V, self.DT
         for _ in range(self.SUBSTEPS):
             (x, y), (vx, vy) = agent.position, agent.velocity
-            ax, ay = k_p * (tx - x) + k_v * (0 - vx), k_p * (ty - y) + k_v * (0 - vy)
+            ax, ay = k_p * (target_x - x) + k_v * (0 - vx), k_p * (target_y - y) + k_v * (0 - vy)
             agent.velocity = float(vx + ax * dt), float(vy + ay * dt)
-            self._clock += 1
             self._space.step(dt)
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
@@ -898,42 +763,24 @@ class PushT(PixelEnv):
         return policy
 
 
-# ------------------------------------------------------------------------------------------------
-# Cube
-# ------------------------------------------------------------------------------------------------
+# ==== Cube ======================================================================================
 
 
 class Cube(PixelEnv):
-    """
-    ## Description
-    A gripper with two fingers and a cube on a table (after OGBench cube-single; MuJoCo, physics
-    0.002 s, control 0.05 s). The gripper really grasps, by contact and friction; its fingers
-    follow their target with a time constant of 0.2 s. The arm that carries it is left out, since
-    the original makes it transparent: a carriage holds the gripper.
+    """A gripper with two fingers and a cube on a table (after OGBench cube-single; MuJoCo).
 
-    ## Action Space
-    `Box(-1, 1, (5,), float32)`: targets relative to where the gripper is: x, y, z in units of
-    0.05 m, yaw in units of 0.3 rad, opening in units of 1 (positive closes).
+    Physics 0.002 s, control 0.05 s. The gripper really grasps, by contact and friction; its fingers
+    follow their target with a time constant of 0.2 s. The arm that carries it is left out, since the
+    original makes it transparent: a carriage holds the gripper, in x [0.25, 0.6], y [-0.35, 0.35],
+    z [0.02, 0.35] m. The frame is from a camera in front, looking down at 40 degrees.
 
-    ## Observation Space
-    `Box(0, 255, (size, size, 3), uint8)`: from a camera in front, looking down at 40 degrees.
-
-    ## Rewards
-    1 on a step that reaches the goal, else 0.
-
-    ## Starting State
-    Cube (half-size 0.02 m) on the table, x uniform in [0.3, 0.55] m, y in [-0.3, 0.3] m, any yaw;
-    gripper open, anywhere in x [0.25, 0.6], y [-0.35, 0.35], z [0.15, 0.35] m, any yaw.
-
-    ## Episode End
-    At the goal: the cube within 0.04 m of its goal position.
-
-    ## Arguments
-    * `size=64`: side of the frame in pixels.
-
+    Action: targets relative to where the gripper is: x, y, z in units of 0.05 m, yaw in units of
+    0.3 rad, opening in units of 1 (positive closes).
     State: cube x, y, z, quaternion w, x, y, z; gripper x, y, z, yaw and opening from 0 to 1, where
-    1 is closed; then MuJoCo's full integration state. The gripper stays in x [0.25, 0.6],
-    y [-0.35, 0.35], z [0.02, 0.35] m.
+    1 is closed; then MuJoCo's full integration state.
+    Start: cube (half-size 0.02 m) on the table, x uniform in [0.3, 0.55] m, y in [-0.3, 0.3] m, any
+    yaw; gripper open, anywhere in its range with z of 0.15 m or more, any yaw.
+    Success: the cube within 0.04 m of its goal position.
     """
 
     FINGER_TRAVEL = 0.04  # m from the centre to a finger when open
@@ -990,6 +837,7 @@ class Cube(PixelEnv):
     AROUND = np.array([(i, j) for j in (-1, 0, 1) for i in (-1, 0, 1) if i or j]) / 3  # pixels
     SIDES = np.array([*itertools.product((-1.0, 1.0), repeat=3)])  # corners of a box
     controlled = ("cube position", "gripper position", "gripper opening", "gripper yaw")
+    angles = ("gripper yaw",)
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):
         super().__init__(5, size=size, render_mode=render_mode)
@@ -1180,108 +1028,18 @@ class Cube(PixelEnv):
         return policy
 
 
-# ------------------------------------------------------------------------------------------------
-# Any other Gymnasium environment
-# ------------------------------------------------------------------------------------------------
-
-
-class Adapted(gym.Wrapper):
-    """A Gymnasium environment with bounded continuous actions, seen as the five above are seen.
-
-    Observes its `rgb_array` picture, resized to (size, size, 3) uint8; actions are rescaled to
-    [-1, 1]. `info["state"]` is its own observation, flattened, and then what numbers its info
-    holds; `columns` (name -> entries) says which is which, and `probe_targets` splits them. Such a
-    state cannot be restored, and there is no goal. Raises ValueError on an environment that it
-    cannot see this way, saying why.
-    """
-
-    VARIANTS: dict[str, dict] = {"default": {}}
-    controlled = ()
-
-    def __init__(self, name: str, *, size: int = 64):
-        try:
-            env = gym.make(name, render_mode="rgb_array")
-        except (gym.error.Error, ImportError, TypeError, ValueError) as error:
-            raise ValueError(f"gymnasium:{name}: not made by gymnasium.make: {error}") from error
-        box = env.action_space
-        if not (isinstance(box, gym.spaces.Box) and box.is_bounded()):
-            raise ValueError(f"gymnasium:{name}: expected bounded continuous actions, got {box}")
-        env = gym.wrappers.FlattenObservation(env)  # for the columns; the picture is what is seen
-        if box.shape != (math.prod(box.shape),):
-            raise ValueError(f"gymnasium:{name}: expected a vector of actions, got {box}")
-        super().__init__(gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1)))
-        self.size = size
-        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
-        obs, first = self.env.reset(seed=0)
-        try:
-            self.env.render()
-        except Exception as error:  # foreign code, which may lack anything: pygame, OpenGL
-            raise ValueError(f"gymnasium:{name}: gives no picture here: {error}") from error
-        *_, info = self.env.step(np.zeros(box.shape, np.float32))
-        self._keys = [k for k in sorted({*first} & {*info}) if self._numbers(info[k]) is not None]
-        self.columns = {"observation": obs.size} if obs.size <= 1000 else {}
-        self.columns |= {key: self._numbers(info[key]).size for key in self._keys}
-
-    @staticmethod
-    def _numbers(value) -> np.ndarray | None:
-        value = np.asarray(value)
-        return value.astype(float).ravel() if value.dtype.kind in "biuf" else None
-
-    def _seen(self, obs: np.ndarray, info: dict):
-        parts = [obs.ravel()] if "observation" in self.columns else []
-        parts += [self._numbers(info[key]) for key in self._keys]
-        state = np.nan_to_num(np.concatenate([*parts, np.zeros(0)]))
-        return resize(self.env.render(), self.size), info | {"state": state}
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        return self._seen(*self.env.reset(seed=seed, options=options))
-
-    def step(self, action: np.ndarray):
-        obs, reward, terminated, truncated, info = self.env.step(np.asarray(action, np.float32))
-        frame, info = self._seen(obs, info)
-        return frame, reward, terminated, truncated, info
-
-    def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
-        return split_columns(states, self.columns)
-
-    def behavior(self, rng: np.random.Generator):
-        """Random actions, each held for 1 to 8 steps."""
-        action, left = None, 0
-
-        def policy(env) -> np.ndarray:
-            nonlocal action, left
-            if left == 0:
-                action = rng.uniform(-1, 1, self.action_space.shape).astype(np.float32)
-                left = int(rng.integers(1, 9))
-            left -= 1
-            return action
-
-        return policy
-
-
-def split_columns(states: np.ndarray, columns: dict[str, int]) -> dict[str, np.ndarray]:
-    """States (n, d) as name -> (n, entries), by the entries of each column."""
-    parts = np.split(states, np.cumsum([*columns.values()])[:-1], axis=1) if columns else []
-    return dict(zip(columns, parts, strict=True))
-
-
-def resize(frames: np.ndarray, size: int) -> np.ndarray:
-    """Pictures (..., H, W, 3) uint8 as (..., size, size, 3): the mean of each pixel's area."""
-
-    def overlap(n: int) -> np.ndarray:  # (size, n): share of output pixel i that is input pixel j
-        edges, at = np.arange(size + 1) * n / size, np.arange(n)
-        low, high = edges[:-1, None], edges[1:, None]
-        return np.clip(np.minimum(high, at + 1) - np.maximum(low, at), 0, None) * size / n
-
-    if frames.shape[-3:-1] == (size, size):
-        return frames
-    rows, columns = (overlap(n).astype(np.float32) for n in frames.shape[-3:-1])
-    *many, height, width, channels = frames.shape
-    lines = frames.astype(np.float32).reshape(*many, height, width * channels)
-    small = columns @ (rows @ lines).reshape(*many, size, width, channels)
-    return np.rint(small).astype(np.uint8)
-
-
-ENVS = {"dotworld": DotWorld, "tworoom": TwoRoom, "reacher": Reacher, "pusht": PushT, "cube": Cube}
+ENVS = {
+    "dotworld": DotWorld,
+    "sprite": Sprite,
+    "tworoom": TwoRoom,
+    "reacher": Reacher,
+    "pusht": PushT,
+    "cube": Cube,
+}
 for _cls in ENVS.values():
     gym.register(f"smwm/{_cls.__name__}-v0", f"{__name__}:{_cls.__name__}", max_episode_steps=200)
+
+
+def make(env: str, variant: str, size: int) -> PixelEnv:
+    """An environment by its name in ENVS and the name of one of its VARIANTS."""
+    return ENVS[env](**ENVS[env].VARIANTS[variant], size=size)
