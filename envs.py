@@ -5,8 +5,7 @@
     obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
 Every environment is a `gymnasium.Env` that observes its own picture, drawn in numpy: no OpenGL, no
-display, no GPU, the same bytes on every machine. On top of Gymnasium's interface each has `state`,
-`set_state`, `render_state`, `is_success`, `probe_targets` and `behavior` (see `PixelEnv`). To take
+display, no GPU, the same bytes on every machine. Dot world has a second class, its sprite. To take
 one environment elsewhere, copy its class, `PixelEnv` and, for the two-dimensional ones, `Canvas`.
 """
 
@@ -18,32 +17,28 @@ import mujoco
 import numpy as np
 import pymunk
 
+
 # ==== Base class and canvas =====================================================================
-
-
 class PixelEnv(gym.Env):
     """What the environments share.
 
     The observation is a (size, size, 3) uint8 frame, the action a float vector in [-1, 1]^m (values
-    outside are clipped). `reset(options={"state": s, "goal": g})` starts at state s and judges
-    against the state g. The reward is 1 on a step that reaches the goal, which ends the episode,
-    else 0. Without a goal no step does.
+    outside are clipped). `reset(options={"state": s, "goal": g})` starts at state s; the step that
+    reaches the state g has the reward 1, others 0, and ends the episode.
 
     A subclass names the probe targets that the action moves in `controlled` and those that are
     angles, as sines and cosines, in `angles`. It writes
 
-        state() -> (d,) float64             the published state
-        _set_state(state)                   restore a checked state
-        _initial_state() -> (d,)            a random start, drawn from self.np_random
+        _initial_state(rng) -> (d,)         a random start
         _step(action)                       advance by a checked and clipped action
         render_state(state) -> frame        the picture of a state, a pure function of it
         is_success(state, goal) -> bool     the published criterion
         probe_targets(states (n, d))        name -> (n, j): what a latent should hold
         behavior(rng) -> policy             data collection for one episode, policy(env) -> action
 
+    and, where the published state is not all in `self._state`, state() and _set_state(state).
     Raises ValueError on an action, a state or a goal of wrong shape or with NaN, and on an unknown
-    option. A copied or unpickled environment continues identically.
-    """
+    option. A copied or unpickled environment continues identically."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments
@@ -59,6 +54,13 @@ class PixelEnv(gym.Env):
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
 
+    def state(self) -> np.ndarray:
+        """The published state, (d,) float64."""
+        return self._state.copy()
+
+    def _set_state(self, state: np.ndarray) -> None:
+        self._state = state
+
     def set_state(self, state: np.ndarray) -> None:
         """Restore a state that `state()` gave."""
         self._set_state(self._checked(state, "state", self.state().shape))
@@ -69,22 +71,16 @@ class PixelEnv(gym.Env):
         if unknown := set(options) - {"state", "goal"}:
             raise ValueError(f"reset options: expected 'state' and 'goal', got {sorted(unknown)}")
         state, goal = options.get("state"), options.get("goal")
-        if goal is not None:
-            goal = self._checked(goal, "goal", self.state().shape)
-        self.set_state(self._initial_state() if state is None else state)
+        goal = None if goal is None else self._checked(goal, "goal", self.state().shape)
+        self.set_state(self._initial_state(self.np_random) if state is None else state)
         self.goal = goal
         info = self._info()
         return self.render_state(info["state"]), info
 
     def step(self, action: np.ndarray):
         info = self.advance(action)
-        return (
-            self.render_state(info["state"]),
-            float(info["success"]),
-            info["success"],
-            False,
-            info,
-        )
+        frame, success = self.render_state(info["state"]), info["success"]
+        return frame, float(success), success, False, info
 
     def advance(self, action: np.ndarray) -> dict:
         """`step` without the picture; returns its info."""
@@ -102,7 +98,7 @@ class PixelEnv(gym.Env):
         return {"state": state, "success": success}
 
     def _checked(self, value, name: str, shape: tuple[int]) -> np.ndarray:
-        value = np.asarray(value, dtype=np.float64)
+        value = np.array(value, dtype=np.float64)
         if value.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
         if not np.isfinite(value).all():
@@ -114,8 +110,7 @@ class Canvas:
     """A size x size picture of the square [0, world]^2, y down, painted with smooth edges.
 
     A pixel's coverage is 1/2 - d, cut to [0, 1], where d is its centre's signed distance to the
-    shape in pixels; only the pixels of a shape's bounding box are touched.
-    """
+    shape in pixels. Only pixels of a shape's bounding box are touched."""
 
     def __init__(self, size: int, world: float, background: int | np.ndarray = 255):
         self.frame = np.empty((size, size, 3), np.uint8)
@@ -168,22 +163,18 @@ class Canvas:
 
 
 # ==== DotWorld and its sprite ===================================================================
-
-
 class DotWorld(PixelEnv):
     """The paper's toy world: coloured dots of radius 2 px on a white 64 x 64 canvas.
 
-    The action displaces some dots; others move at random or stay. All stay inside the canvas and do
-    not overlap: a displacement is cut at the border, and a move that would end on another dot does
-    not happen.
+    The action displaces some dots; others move at random or stay. A displacement is cut at the
+    border, and a move that would end on another dot does not happen.
 
     Arguments: numbers of `independent` dots, of `coupled` pairs that share one displacement, of
     `random` dots, which move by displacements that are not in the action, and of `static` dots.
     Action: displacements (x, y) in units of 16 px, for each independent dot and each pair.
     State: (x, y) of each dot in that order; y points down.
     Start: uniform in [2, 62] px; the second dot of a pair within 16 px of the first in x and y.
-    Success: every controlled dot within 2 px of its goal.
-    """
+    Success: every controlled dot within 2 px of its goal."""
 
     CANVAS, RADIUS, REACH, GOAL_DISTANCE = 64.0, 2.0, 16.0, 2.0  # px
     COLORS = [(214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189)]
@@ -206,16 +197,10 @@ class DotWorld(PixelEnv):
                 last = first + (2 if kind == "pair" else 1)
                 self._groups[f"{kind} {n}"], first = [*range(first, last)], last
         self.controlled = tuple(name for name in self._groups if name[:3] in ("dot", "pai"))
-        self._dots = np.zeros((first, 2))
+        self._state = np.zeros(2 * first)
         super().__init__(2 * len(self.controlled), size=size, render_mode=render_mode)
 
-    def state(self) -> np.ndarray:
-        return self._dots.flatten()
-
-    def _set_state(self, state: np.ndarray) -> None:
-        self._dots = state.reshape(-1, 2).copy()
-
-    def _initial_state(self) -> np.ndarray:
+    def _initial_state(self, rng: np.random.Generator) -> np.ndarray:
         placed = np.zeros((0, 2))
         for group in self._groups.values():
             for dot in group:
@@ -224,48 +209,47 @@ class DotWorld(PixelEnv):
                     low = np.maximum(low, placed[-1] - self.REACH)
                     high = np.minimum(high, placed[-1] + self.REACH)
                 for _ in range(1000):
-                    place = self.np_random.uniform(low, high)
+                    place = rng.uniform(low, high)
                     if (np.hypot(*(placed - place).T) >= 2 * self.RADIUS).all():
                         break
                 else:
-                    left = f"no place was found for dot {dot + 1} of {len(self._dots)}"
+                    left = f"no place was found for dot {dot + 1} of {len(self._state) // 2}"
                     raise ValueError(f"dots: expected dots that fit on the canvas, {left}")
                 placed = np.vstack([placed, place])
         return placed.ravel()
 
     def _step(self, action: np.ndarray) -> None:
+        dots = self._state.reshape(-1, 2)
         for name, displacement in zip(self.controlled, action.reshape(-1, 2), strict=True):
-            self._dots = self._moved(self._dots, self._groups[name], displacement)
+            dots = self._moved(dots, self._groups[name], displacement)
         for name, group in self._groups.items():
             if name.startswith("random"):
-                displacement = self._draw(self.np_random, self._dots, group)
-                self._dots = self._moved(self._dots, group, displacement)
+                _, dots = self._draw(self.np_random, dots, group)
+        self._state = dots.ravel()
 
     def _room(self, dots: np.ndarray, group: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and the largest displacement in px that keep a group inside."""
-        here = dots[group]
-        return self.RADIUS - here.min(0), self.CANVAS - self.RADIUS - here.max(0)
+        here, low, high = dots[group], self.RADIUS, self.CANVAS - self.RADIUS
+        return low - here.min(0), high - here.max(0)
 
     def _moved(self, dots: np.ndarray, group: list[int], displacement) -> np.ndarray:
         """The dots after one group's displacement; the same array if it is blocked."""
-        low, high = self._room(dots, group)
-        moved = dots.copy()
+        (low, high), moved = self._room(dots, group), dots.copy()
         moved[group] += np.minimum(np.maximum(self.REACH * displacement, low), high)
-        if len(dots) > len(group):
-            apart = moved[group][:, None] - np.delete(moved, group, 0)
-            if ((apart**2).sum(-1) < (2 * self.RADIUS) ** 2).any():
-                return dots
-        return moved
+        others = np.delete(moved, group, 0) if len(group) < len(dots) else moved[:0]
+        apart = moved[group][:, None] - others
+        return dots if ((apart**2).sum(-1) < (2 * self.RADIUS) ** 2).any() else moved
 
-    def _draw(self, rng: np.random.Generator, dots: np.ndarray, group: list[int]) -> np.ndarray:
-        """A displacement in [-1, 1]^2, uniform among those that stay inside and are not blocked."""
+    def _draw(self, rng: np.random.Generator, dots: np.ndarray, group: list[int]):
+        """A displacement, uniform among those that are possible, and the dots after it."""
         low, high = self._room(dots, group)
         low, high = np.maximum(low / self.REACH, -1), np.minimum(high / self.REACH, 1)
         for _ in range(20):
             displacement = rng.uniform(low, high)
-            if self._moved(dots, group, displacement) is not dots:
-                return displacement
-        return np.zeros(2)
+            moved = self._moved(dots, group, displacement)
+            if moved is not dots:
+                return displacement, moved
+        return np.zeros(2), dots
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
         canvas, dots = Canvas(self.size, self.CANVAS), state.reshape(-1, 2)
@@ -288,13 +272,13 @@ class DotWorld(PixelEnv):
         return targets
 
     def behavior(self, rng: np.random.Generator):
-        """Displacements uniform among those that stay inside and are not blocked."""
+        """Displacements uniform among those that are possible: not blocked, not cut."""
 
         def policy(env: "DotWorld") -> np.ndarray:
-            dots, action = env._dots, []
+            dots, action = env._state.reshape(-1, 2), []
             for name in env.controlled:
-                action.append(env._draw(rng, dots, env._groups[name]))
-                dots = env._moved(dots, env._groups[name], action[-1])
+                displacement, dots = env._draw(rng, dots, env._groups[name])
+                action.append(displacement)
             return np.concatenate(action).astype(np.float32)
 
         return policy
@@ -311,19 +295,13 @@ class Sprite(PixelEnv):
     any there is one entry that moves nothing, since an action space cannot be empty.
     State: x, y (px, y points down) and the angle (rad, wrapped).
     Start: x, y uniform in [16, 48] px, the arrow's bounds; angle uniform in [-pi, pi].
-    Success: controlled coordinates within 2 px (the distance in the plane) and 0.1 rad.
-    """
+    Success: controlled coordinates within 2 px (the distance in the plane) and 0.1 rad."""
 
     CANVAS, RADIUS, REACH, GOAL_DISTANCE = 64.0, 16.0, 8.0, 2.0  # px
     TURN, GOAL_ANGLE = 8 / 7.5, 0.1  # rad
     HEAD = np.array([(1, 0), (0.1, -0.8), (0.1, 0.8)])  # corners in units of the radius
     SHAFT = np.array([(0.1, -0.3), (-0.5, -0.3), (-0.5, 0.3), (0.1, 0.3)])
-    VARIANTS = {
-        "xyt": {"axes": "xyt"},
-        "xy": {"axes": "xy"},
-        "x": {"axes": "x"},
-        "none": {"axes": ""},
-    }
+    VARIANTS = {axes or "none": {"axes": axes} for axes in ("xyt", "xy", "x", "")}
     angles = ("angle",)
 
     def __init__(self, axes: str = "xyt", *, size: int = 64, render_mode: str | None = None):
@@ -332,32 +310,26 @@ class Sprite(PixelEnv):
         self._count = len(axes)
         self._reach = np.array([self.REACH, self.REACH, math.pi if axes == "xyt" else self.TURN])
         self.controlled = ("x", "y", "angle")[: len(axes)]
-        self._pose = np.zeros(3)
+        self._state = np.zeros(3)
         super().__init__(max(len(axes), 1), size=size, render_mode=render_mode)
 
-    def state(self) -> np.ndarray:
-        return self._pose.copy()
-
-    def _set_state(self, state: np.ndarray) -> None:
-        self._pose = state.copy()
-
-    def _initial_state(self) -> np.ndarray:
+    def _initial_state(self, rng: np.random.Generator) -> np.ndarray:
         low, high = self.RADIUS, self.CANVAS - self.RADIUS
-        return self.np_random.uniform([low, low, -math.pi], [high, high, math.pi])
+        return rng.uniform([low, low, -math.pi], [high, high, math.pi])
 
     def _step(self, action: np.ndarray) -> None:
         displacement = self._draw(self.np_random)
         displacement[: self._count] = action[: self._count]
-        pose = self._pose + displacement * self._reach
+        pose = self._state + displacement * self._reach
         pose[:2] = pose[:2].clip(self.RADIUS, self.CANVAS - self.RADIUS)
         pose[2] = math.remainder(pose[2], 2 * math.pi)
-        self._pose = pose
+        self._state = pose
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
         """A displacement in [-1, 1]^3, uniform among those that stay inside."""
-        low, high = np.full(3, -1.0), np.ones(3)
-        low[:2] = np.maximum(low[:2], (self.RADIUS - self._pose[:2]) / self.REACH)
-        high[:2] = np.minimum(high[:2], (self.CANVAS - self.RADIUS - self._pose[:2]) / self.REACH)
+        low, high, place = np.full(3, -1.0), np.ones(3), self._state[:2]
+        low[:2] = np.maximum(low[:2], (self.RADIUS - place) / self.REACH)
+        high[:2] = np.minimum(high[:2], (self.CANVAS - self.RADIUS - place) / self.REACH)
         return rng.uniform(low, high)
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
@@ -383,20 +355,17 @@ class Sprite(PixelEnv):
 
 
 # ==== TwoRoom ===================================================================================
-
-
 class TwoRoom(PixelEnv):
     """A round agent in a square of 224 x 224 units, cut by a wall with one door.
 
     The published rule (stable-worldmodel): a step is cut at the border; a step that enters the
     wall's zone from the side it started on, outside the door, stops 0.5 units before the wall. The
-    border is 14 wide. The wall is at x = 112, 10 thick, its door centred at y = 49 with half-size 14.
+    border is 14 wide. The wall is at x = 112, 10 thick; its door is centred at y = 49 with
+    half-size 14.
 
-    Action: displacement (x, y) in units of the speed, 5 units a step.
-    State: x, y; y points down. No target is drawn.
+    Action: displacement (x, y) in units of the speed, 5 units a step. State: x, y; y points down.
     Start: uniform in the two rooms, where the agent (radius 7) touches neither border nor wall.
-    Success: distance below 16 units.
-    """
+    Success: distance below 16 units."""
 
     WORLD, BORDER, RADIUS, SPEED, GOAL_DISTANCE = 224.0, 14.0, 7.0, 5.0, 16.0
     WALL, THICKNESS, DOOR, DOOR_HALF, DOOR_MARGIN, PUSHBACK = 112.0, 10.0, 49.0, 14.0, 1.75, 0.5
@@ -404,31 +373,17 @@ class TwoRoom(PixelEnv):
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):
         super().__init__(2, size=size, render_mode=render_mode)
-        self._position = np.zeros(2)
+        self._state = np.zeros(2)
         canvas, w, b = Canvas(self.size, self.WORLD), self.WORLD, self.BORDER
         x, half = self.WALL, self.THICKNESS / 2
-        low, high = self.DOOR - self.DOOR_HALF, self.DOOR + self.DOOR_HALF
-        for x0, y0, x1, y1 in (
-            (0, 0, w, b),
-            (0, w - b, w, w),
-            (0, 0, b, w),
-            (w - b, 0, w, w),
-            (x - half, 0, x + half, low),
-            (x - half, high, x + half, w),
-        ):
+        borders = [(0, 0, w, b), (0, w - b, w, w), (0, 0, b, w), (w - b, 0, w, w)]
+        wall = [(x - half, 0, x + half, self.DOOR - self.DOOR_HALF)]
+        wall += [(x - half, self.DOOR + self.DOOR_HALF, x + half, w)]
+        for x0, y0, x1, y1 in borders + wall:
             canvas.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], (60, 60, 60))
         self._rooms = canvas.frame
 
-    def state(self) -> np.ndarray:
-        return self._position.copy()
-
-    def _set_state(self, state: np.ndarray) -> None:
-        self._position = state.copy()
-
-    def _initial_state(self) -> np.ndarray:
-        return self._place(self.np_random)
-
-    def _place(self, rng: np.random.Generator) -> np.ndarray:
+    def _initial_state(self, rng: np.random.Generator) -> np.ndarray:
         margin = self.BORDER + self.RADIUS
         while True:
             place = rng.uniform(margin, self.WORLD - margin, 2)
@@ -437,17 +392,16 @@ class TwoRoom(PixelEnv):
 
     def _step(self, action: np.ndarray) -> None:
         # float32, as the original computes
-        moved = self._position.astype(np.float32) + action.astype(np.float32) * np.float32(
-            self.SPEED
-        )
+        step = action.astype(np.float32) * np.float32(self.SPEED)
+        moved = self._state.astype(np.float32) + step
         margin, zone = self.BORDER + self.RADIUS, self.THICKNESS / 2 + self.RADIUS
         x, y = (min(max(float(v), margin), self.WORLD - margin) for v in moved)
         if abs(y - self.DOOR) > self.DOOR_HALF + self.DOOR_MARGIN:
-            if self._position[0] < self.WALL and x > self.WALL - zone:
+            if self._state[0] < self.WALL and x > self.WALL - zone:
                 x = self.WALL - zone - self.PUSHBACK
-            elif self._position[0] >= self.WALL and x < self.WALL + zone:
+            elif self._state[0] >= self.WALL and x < self.WALL + zone:
                 x = self.WALL + zone + self.PUSHBACK
-        self._position = np.array([x, y])
+        self._state = np.array([x, y])
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
         canvas = Canvas(self.size, self.WORLD, self._rooms)
@@ -461,15 +415,15 @@ class TwoRoom(PixelEnv):
         return {"agent position": states[:, :2]}
 
     def behavior(self, rng: np.random.Generator):
-        """Head for a random target, through the door if it is in the other room, then for another;
-        noise of standard deviation 2 on each entry, the last action again with probability 0.05."""
+        """Head for one random target after another, through the door if need be, with noise of
+        standard deviation 2; the last action again with probability 0.05."""
         target, last = None, None
 
         def policy(env: "TwoRoom") -> np.ndarray:
             nonlocal target, last
-            here = env._position
+            here = env._state
             if target is None or math.hypot(*(here - target)) < env.GOAL_DISTANCE:
-                target = env._place(rng)
+                target = env._initial_state(rng)
             heading = target - here
             if (here[0] < env.WALL) != (target[0] < env.WALL):
                 door = np.array([env.WALL, env.DOOR]) - here
@@ -483,8 +437,6 @@ class TwoRoom(PixelEnv):
 
 
 # ==== Reacher ===================================================================================
-
-
 class Reacher(PixelEnv):
     """The two-link planar arm of the DeepMind Control Suite, with identical physics (MuJoCo).
 
@@ -495,8 +447,7 @@ class Reacher(PixelEnv):
     Action: control of the motors at shoulder and wrist, gear 0.05.
     State: shoulder and wrist angle (rad), their velocities (rad/s).
     Start: shoulder uniform in [-180, 180] degrees, wrist in [-160, 160] degrees, at rest.
-    Success: both joint angles within 0.05 rad (the shoulder's difference wrapped).
-    """
+    Success: both joint angles within 0.05 rad (the shoulder's difference wrapped)."""
 
     XML = """
     <mujoco>
@@ -507,11 +458,10 @@ class Reacher(PixelEnv):
       </default>
       <worldbody>
         <body pos="0 0 0.01">
-          <geom type="capsule" fromto="0 0 0 0.12 0 0" size="0.01"/>
-          <joint name="shoulder"/>
+          <joint name="shoulder"/><geom type="capsule" fromto="0 0 0 0.12 0 0" size="0.01"/>
           <body pos="0.12 0 0">
-            <geom type="capsule" fromto="0 0 0 0.1 0 0" size="0.01"/>
             <joint name="wrist" limited="true" range="-160 160"/>
+            <geom type="capsule" fromto="0 0 0 0.1 0 0" size="0.01"/>
             <body pos="0.12 0 0"><geom type="sphere" size="0.01"/></body>
           </body>
         </body>
@@ -533,26 +483,24 @@ class Reacher(PixelEnv):
         self._data.qpos[:], self._data.qvel[:] = state[:2], state[2:]
         self._data.qacc_warmstart[:] = 0  # the solver's first guess at the wrist's limit
 
-    def _initial_state(self) -> np.ndarray:
+    def _initial_state(self, rng: np.random.Generator) -> np.ndarray:
         limits = np.array([math.pi, math.radians(160)])
-        return np.concatenate([self.np_random.uniform(-limits, limits), np.zeros(2)])
+        return np.concatenate([rng.uniform(-limits, limits), np.zeros(2)])
 
     def _step(self, action: np.ndarray) -> None:
         self._data.ctrl[:] = action
         mujoco.mj_step(self._model, self._data)
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
-        canvas, middle = Canvas(self.size, self.WORLD, 245), self.WORLD / 2
-        canvas.disc((middle, middle), 2 * self.RADIUS, (60, 60, 60))
+        canvas, middle = Canvas(self.size, self.WORLD, 245), np.full(2, self.WORLD / 2)
+        canvas.disc(middle, 2 * self.RADIUS, (60, 60, 60))
         # y points up in the world and down in the frame
-        x, y = math.cos(state[0]), -math.sin(state[0])
-        elbow = (middle + self.LINK * x, middle + self.LINK * y)
-        x, y = math.cos(state[0] + state[1]), -math.sin(state[0] + state[1])
-        end = (elbow[0] + self.DRAWN * x, elbow[1] + self.DRAWN * y)
-        finger = (elbow[0] + self.LINK * x, elbow[1] + self.LINK * y)
-        canvas.capsule((middle, middle), elbow, self.RADIUS, (31, 119, 180))
-        canvas.capsule(elbow, end, self.RADIUS, (255, 127, 14))
-        canvas.disc(finger, self.RADIUS, (214, 39, 40))
+        angles = state[0], state[0] + state[1]
+        upper, lower = (np.array([math.cos(angle), -math.sin(angle)]) for angle in angles)
+        elbow = middle + self.LINK * upper
+        canvas.capsule(middle, elbow, self.RADIUS, (31, 119, 180))
+        canvas.capsule(elbow, elbow + self.DRAWN * lower, self.RADIUS, (255, 127, 14))
+        canvas.disc(elbow + self.LINK * lower, self.RADIUS, (214, 39, 40))
         return canvas.frame
 
     def is_success(self, state: np.ndarray, goal: np.ndarray) -> bool:
@@ -569,8 +517,6 @@ class Reacher(PixelEnv):
 
 
 # ==== Push-T ====================================================================================
-
-
 class PushT(PixelEnv):
     """A round pusher and a T-shaped block on a plane of 512 x 512 units, seen from above (pymunk).
 
@@ -586,12 +532,12 @@ class PushT(PixelEnv):
     the block's angle within pi/9.
 
     As at the original's reset, a state is placed and one physics step follows, which moves the
-    agent by 0.01 s of its velocity. The solver's impulses in a contact are not part of the state, so
-    a trajectory restored within a push can differ from the first one.
-    """
+    agent by 0.01 s of its velocity. The solver's impulses in a contact are not part of the state:
+    a trajectory restored within a push can differ from the first one."""
 
     WORLD, AGENT_RADIUS, ACTION, DT, SUBSTEPS = 512.0, 15.0, 100, 0.01, 10
     K_P, K_V = 100, 20
+    WALLS = [((5, 506), (5, 5)), ((5, 5), (506, 5)), ((506, 5), (506, 506)), ((5, 506), (506, 506))]
     GOAL_DISTANCE, GOAL_ANGLE = 20.0, math.pi / 9
     # The T's two boxes in its own frame: a bar of 120 x 30, a stem of 30 x 90 below it.
     BAR = [(-60.0, 30.0), (60.0, 30.0), (60.0, 0.0), (-60.0, 0.0)]
@@ -601,8 +547,8 @@ class PushT(PixelEnv):
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):
         super().__init__(2, size=size, render_mode=render_mode)
-        canvas, corners = Canvas(self.size, self.WORLD), [(5, 5), (5, 506), (506, 506), (506, 5)]
-        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
+        canvas = Canvas(self.size, self.WORLD)
+        for a, b in self.WALLS:
             canvas.capsule(a, b, 2, (160, 160, 160))
         self._floor = canvas.frame
         self._set_state(np.array([100.0, 100.0, 256.0, 256.0, 0.0, 0.0, 0.0]))
@@ -614,9 +560,8 @@ class PushT(PixelEnv):
     def _set_state(self, state: np.ndarray) -> None:
         self._placed, self._targets = state, []  # enough to continue identically in a copy
         self._space = space = pymunk.Space()  # a new one has no impulses left from other contacts
-        space.gravity, space.damping, corners = (0, 0), 0, ((5, 506), (5, 5), (506, 5), (506, 506))
-        for a, b in ((0, 1), (1, 2), (2, 3), (0, 3)):
-            space.add(pymunk.Segment(space.static_body, corners[a], corners[b], 2))
+        space.gravity, space.damping = (0, 0), 0
+        space.add(*(pymunk.Segment(space.static_body, a, b, 2) for a, b in self.WALLS))
         self._agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
         space.add(self._agent, pymunk.Circle(self._agent, self.AGENT_RADIUS))
         # The original takes the bar's moment for both boxes.
@@ -642,10 +587,8 @@ class PushT(PixelEnv):
         for target in targets:
             self._go(*target)
 
-    def _initial_state(self) -> np.ndarray:
-        rng = self.np_random
-        x, y = rng.uniform(100, 400, 2)
-        angle = rng.uniform(0, 2 * math.pi)
+    def _initial_state(self, rng: np.random.Generator) -> np.ndarray:
+        x, y, angle = rng.uniform([100, 100, 0], [400, 400, 2 * math.pi])
         while True:
             agent = rng.uniform(50, 450, 2)
             self.set_state(np.array([*agent, x, y, angle, 0, 0]))
@@ -684,95 +627,80 @@ class PushT(PixelEnv):
         return bool(distance < self.GOAL_DISTANCE and angle < self.GOAL_ANGLE)
 
     def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
-        angle = states[:, 4:5]
-        return {
-            "agent position": states[:, :2],
-            "block position": states[:, 2:4],
-            "block orientation": np.concatenate([np.sin(angle), np.cos(angle)], 1),
-        }
+        sin_cos = np.stack([np.sin(states[:, 4]), np.cos(states[:, 4])], 1)
+        values = states[:, :2], states[:, 2:4], sin_cos
+        return dict(zip(self.controlled, values, strict=True))
 
     def behavior(self, rng: np.random.Generator):
-        """Walk round the block to a point of its outline, of six random ones the nearest, and
-        hammer there: back off and strike, a few units deep at right angles to the side, some times;
-        and again elsewhere. Nothing is pushed on towards a near wall.
+        """Push the block towards a pose, walking round it between pushes; then towards another.
 
-        The angle of the block tells where and which way a stroke turns, so it tells the actions."""
-        outline = np.array(
-            [(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)]
-        )
-        edges = np.roll(outline, -1, 0) - outline
+        The first pose is near (256, 256, pi/4), where the published demonstrations end. A push
+        starts at the best of 24 random points of the outline, at right angles to the side."""
+        right = [(60, 0), (60, 30), (15, 30), (15, 120)]
+        corners = np.array([(-60, 0), *right, (-15, 120), (-15, 30), (-60, 30)], np.float64)
+        edges = np.roll(corners, -1, 0) - corners
         lengths = np.abs(edges).sum(1)
-        plan = {"left": 0}
+        pose, walk = np.array([256, 256, math.pi / 4]) + rng.normal(0, [25, 25, 0.2]), True
+        point = inward = None  # where and which way to push, in the block's frame
+        left, speed = 0, 0.0  # steps, and length of an action
 
-        def inside(point: np.ndarray) -> bool:
-            return bool((np.abs(point - PushT.WORLD / 2) < 150).all())
-
-        def draw(env: "PushT") -> None:
-            rotation, origin = env._rotation(env._block.angle), np.array(env._block.position)
-            found = []
-            for _ in range(20):
-                edge = rng.choice(8, p=lengths / lengths.sum())
-                point = outline[edge] + rng.uniform(0.05, 0.95) * edges[edge]
-                inward = np.array([-edges[edge][1], edges[edge][0]]) / lengths[edge]
-                if inside(origin + rotation @ (env._cog + 100 * inward)):
-                    away = math.hypot(*(origin + rotation @ point - env._agent.position))
-                    found.append((away, point, inward))
-                if len(found) == 6:
-                    break
-            _, point, inward = min(found or [(0, point, inward)], key=lambda f: f[0])
-            plan.update(point=point, inward=inward, phase="walk", wait=0)
-            plan.update(left=int(rng.integers(2, 6)), swing=rng.uniform(25, 60))
-            plan.update(depth=rng.uniform(4, 14), speed=rng.uniform(0.3, 0.7))
+        def choose(env: "PushT", centre: np.ndarray, turned: np.ndarray) -> None:
+            nonlocal pose, point, inward, left, speed, walk
+            way = pose[:2] + env._rotation(pose[2]) @ env._cog - centre
+            turn = math.remainder(pose[2] - env._block.angle, 2 * math.pi)
+            if math.hypot(*way) < 12 and abs(turn) < 0.15:  # there
+                pose = np.append(rng.uniform(180, 332, 2), rng.uniform(0, 2 * math.pi))
+            best = -math.inf
+            for edge in rng.choice(8, 24, p=lengths / lengths.sum()):
+                at = corners[edge] + rng.uniform(0.1, 0.9) * edges[edge]
+                normal = np.array([-edges[edge][1], edges[edge][0]]) / lengths[edge]
+                n, arm = turned @ normal, turned @ (at - env._cog)
+                start = centre + arm - 40 * n
+                torque = arm[0] * n[1] - arm[1] * n[0]
+                gain = n @ way / 60 + np.clip(turn, -1, 1) * torque / 30 + rng.normal(0, 0.3)
+                gain -= 0.002 * math.hypot(*(start - env._agent.position))
+                gain -= 1e6 * (np.abs(start - env.WORLD / 2) > 236).any()  # out of reach
+                if gain > best:
+                    best, point, inward = gain, at, normal
+            left, speed, walk = 30, rng.uniform(0.1, 0.28), True
 
         def policy(env: "PushT") -> np.ndarray:
-            if plan["left"] <= 0:
-                draw(env)
-            agent, rotation = np.array(env._agent.position), env._rotation(env._block.angle)
-            origin = np.array(env._block.position)
-            centre = origin + rotation @ env._cog
-            inward = rotation @ plan["inward"]
-            contact = origin + rotation @ plan["point"] - env.AGENT_RADIUS * inward
-            start, speed = contact - plan["swing"] * inward, plan["speed"]
-            goal = start
-            plan["wait"] += 1
-            if plan["phase"] == "walk":
-                # round the block on a circle, then straight to where the strokes start
-                a, b = (math.atan2(*(p - centre)[::-1]) for p in (agent, start))
-                angle, speed = math.remainder(b - a, 2 * math.pi), 0.5
+            nonlocal left, walk
+            agent, turned = np.array(env._agent.position), env._rotation(env._block.angle)
+            centre = np.array(env._block.position) + turned @ env._cog
+            if left <= 0:
+                choose(env, centre, turned)
+            n = turned @ inward
+            contact = centre + turned @ (point - env._cog) - env.AGENT_RADIUS * n
+            goal, pace, left = contact - 15 * n, 0.28, left - 1
+            if walk and math.hypot(*(goal - agent)) < 10:
+                walk, left = False, int(rng.integers(8, 22))
+            if walk:  # round the block on a circle, then straight to where the push starts
+                here, there = (math.atan2(*(p - centre)[::-1]) for p in (agent, goal))
+                angle = math.remainder(there - here, 2 * math.pi)
                 if abs(angle) > 0.5:
-                    step = a + math.copysign(min(abs(angle), 0.7), angle)
-                    goal = centre + 115 * np.array([math.cos(step), math.sin(step)])
+                    angle = here + math.copysign(min(abs(angle), 0.6), angle)
+                    goal = centre + 105 * np.array([math.cos(angle), math.sin(angle)])
                 goal = np.clip(goal, 20, env.WORLD - 20)
-                if plan["wait"] > 25:
-                    plan["left"] = 0
-            elif plan["phase"] == "strike":
-                goal = plan["end"]
-                if (goal - agent) @ inward < 6 or plan["wait"] > 12:
-                    plan.update(phase="back", wait=0)
-            arrived = math.hypot(*(start - agent)) < (12 if plan["phase"] == "walk" else 8)
-            late = plan["phase"] == "back" and plan["wait"] > 12
-            if plan["phase"] != "strike" and (arrived or late):
-                plan["left"] -= plan["phase"] == "back"
-                plan.update(phase="strike", wait=0, end=contact + plan["depth"] * inward)
-                if not inside(centre + 30 * inward) and inward @ (centre - env.WORLD / 2) > 0:
-                    plan["left"] = 0
-            step = goal - agent
-            action = step / max(0.4 * env.ACTION, math.hypot(*step) / speed)
-            return np.clip(action + rng.normal(0, 0.03, 2), -1, 1).astype(np.float32)
+            else:
+                goal, pace = contact + 25 * n, speed
+                near_wall = (np.abs(centre + 20 * n - env.WORLD / 2) > 170).any()
+                if near_wall or math.hypot(*(contact - agent)) > 35:
+                    left = 0
+            action = (goal - agent) / max(0.6 * env.ACTION, math.hypot(*(goal - agent)) / pace)
+            return np.clip(action + rng.normal(0, 0.04, 2), -1, 1).astype(np.float32)
 
         return policy
 
 
 # ==== Cube ======================================================================================
-
-
 class Cube(PixelEnv):
     """A gripper with two fingers and a cube on a table (after OGBench cube-single; MuJoCo).
 
     Physics 0.002 s, control 0.05 s. The gripper really grasps, by contact and friction; its fingers
-    follow their target with a time constant of 0.2 s. The arm that carries it is left out, since the
-    original makes it transparent: a carriage holds the gripper, in x [0.25, 0.6], y [-0.35, 0.35],
-    z [0.02, 0.35] m. The frame is from a camera in front, looking down at 40 degrees.
+    follow their target with a time constant of 0.2 s. The original's arm is transparent and is left
+    out: a carriage holds the gripper in x [0.25, 0.6], y [-0.35, 0.35], z [0.02, 0.35] m. The frame
+    is from a camera in front, looking down at 40 degrees.
 
     Action: targets relative to where the gripper is: x, y, z in units of 0.05 m, yaw in units of
     0.3 rad, opening in units of 1 (positive closes).
@@ -780,8 +708,7 @@ class Cube(PixelEnv):
     1 is closed; then MuJoCo's full integration state.
     Start: cube (half-size 0.02 m) on the table, x uniform in [0.3, 0.55] m, y in [-0.3, 0.3] m, any
     yaw; gripper open, anywhere in its range with z of 0.15 m or more, any yaw.
-    Success: the cube within 0.04 m of its goal position.
-    """
+    Success: the cube within 0.04 m of its goal position."""
 
     FINGER_TRAVEL = 0.04  # m from the centre to a finger when open
     XML = """
@@ -806,12 +733,10 @@ class Cube(PixelEnv):
           <joint name="z" type="slide" axis="0 0 1"/><joint name="yaw" type="hinge" axis="0 0 1"/>
           <geom name="palm" type="box" size="0.01 0.055 0.008" pos="0 0 0.043" contype="0"
                 conaffinity="0"/>
-          <body gravcomp="1" childclass="finger">
-            <joint name="left" axis="0 1 0"/><geom name="left" pos="0 0.008 0.01"/>
-          </body>
-          <body gravcomp="1" childclass="finger">
-            <joint name="right" axis="0 -1 0"/><geom name="right" pos="0 -0.008 0.01"/>
-          </body>
+          <body gravcomp="1" childclass="finger"><joint name="left" axis="0 1 0"/>
+            <geom name="left" pos="0 0.008 0.01"/></body>
+          <body gravcomp="1" childclass="finger"><joint name="right" axis="0 -1 0"/>
+            <geom name="right" pos="0 -0.008 0.01"/></body>
         </body>
       </worldbody>
       <actuator>
@@ -824,16 +749,12 @@ class Cube(PixelEnv):
     SCALE = np.array([0.05, 0.05, 0.05, 0.3, 1.0])  # m, m, m, rad, opening
     LOW, HIGH = np.array([0.25, -0.35, 0.02]), np.array([0.6, 0.35, 0.35])  # m
     CUBE_LOW, CUBE_HIGH = np.array([0.3, -0.3]), np.array([0.55, 0.3])  # m
-    COLORS = {"table": (205, 198, 188), "cube": (214, 39, 40), "palm": (70, 70, 75)} | {
-        "left": (31, 119, 180),
-        "right": (44, 160, 44),
-    }
+    COLORS = {"table": (205, 198, 188), "cube": (214, 39, 40), "palm": (70, 70, 75)}
+    COLORS |= {"left": (31, 119, 180), "right": (44, 160, 44)}
     CAMERA, PITCH, VIEW = np.array([2.18, 0.0, 1.58]), math.radians(40), math.radians(20)
-    # the camera looks towards -x and down; its right is +y
-    HALF = math.tan(VIEW / 2)
+    HALF, LAMP = math.tan(VIEW / 2), np.array([0.42, 0.0, 1.5])  # its right is +y
     FORWARD = np.array([-math.cos(PITCH), 0.0, -math.sin(PITCH)])
     UP = np.array([-math.sin(PITCH), 0.0, math.cos(PITCH)])
-    LAMP = np.array([0.42, 0.0, 1.5])
     AROUND = np.array([(i, j) for j in (-1, 0, 1) for i in (-1, 0, 1) if i or j]) / 3  # pixels
     SIDES = np.array([*itertools.product((-1.0, 1.0), repeat=3)])  # corners of a box
     controlled = ("cube position", "gripper position", "gripper opening", "gripper yaw")
@@ -851,9 +772,8 @@ class Cube(PixelEnv):
         self._bare = np.full((size, size, 3), np.rint(table), np.uint8)
         self._full = np.zeros(mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_INTEGRATION))
 
-    # qpos: cube x, y, z, quaternion (7), gripper x, y, z, yaw (4), left and right finger (2)
-
     def state(self) -> np.ndarray:
+        # qpos: cube x, y, z, quaternion (7), gripper x, y, z, yaw (4), left and right finger (2)
         mujoco.mj_getState(self._model, self._data, self._full, mujoco.mjtState.mjSTATE_INTEGRATION)
         return np.concatenate([self._data.qpos[:11], [self._opening()], self._full])
 
@@ -864,9 +784,8 @@ class Cube(PixelEnv):
     def _set_state(self, state: np.ndarray) -> None:
         mujoco.mj_setState(self._model, self._data, state[12:], mujoco.mjtState.mjSTATE_INTEGRATION)
 
-    def _initial_state(self) -> np.ndarray:
-        rng, data = self.np_random, self._data
-        yaw = rng.uniform(-math.pi, math.pi)
+    def _initial_state(self, rng: np.random.Generator) -> np.ndarray:
+        data, yaw = self._data, rng.uniform(-math.pi, math.pi)
         mujoco.mj_resetData(self._model, data)
         data.qpos[:3] = *rng.uniform(self.CUBE_LOW, self.CUBE_HIGH), self.CUBE
         data.qpos[3:7] = math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)
@@ -893,10 +812,10 @@ class Cube(PixelEnv):
         colors[near], hit[near] = self._cast(x + 0.5, y + 0.5)
         edge = np.zeros((size, size), bool)
         down, across = hit[1:] != hit[:-1], hit[:, 1:] != hit[:, :-1]
-        for part, differs in (
-            (edge[1:], down), (edge[:-1], down), (edge[:, 1:], across), (edge[:, :-1], across)
-        ):  # fmt: skip
-            part |= differs
+        edge[1:] |= down
+        edge[:-1] |= down
+        edge[:, 1:] |= across
+        edge[:, :-1] |= across
         edge = y, x = np.nonzero(edge)
         if len(x):
             x, y = self.AROUND[:, :1] + x + 0.5, self.AROUND[:, 1:] + y + 0.5  # (8, edges)
@@ -907,8 +826,7 @@ class Cube(PixelEnv):
         return frame
 
     def _near(self) -> np.ndarray:
-        """The pixels (size, size) within the bounding rectangle of a box or of its shadow, and one
-        around. All others show bare table."""
+        """The pixels (size, size) that may show a box or its shadow; others show bare table."""
         model, scene = self._model, self._scene
         sides = self.SIDES * model.geom_size[1:, None]  # (geom, corner, 3)
         corners = np.einsum("gij,gcj->gci", scene.geom_xmat[1:].reshape(-1, 3, 3), sides)
@@ -946,18 +864,14 @@ class Cube(PixelEnv):
         return bool(np.sqrt(((state[:3] - goal[:3]) ** 2).sum()) <= self.GOAL_DISTANCE)
 
     def probe_targets(self, states: np.ndarray) -> dict[str, np.ndarray]:
-        yaw = 2 * states[:, 10:11]  # the gripper looks the same after half a turn
-        return {
-            "cube position": states[:, :3],
-            "gripper position": states[:, 7:10],
-            "gripper opening": states[:, 11:12],
-            "gripper yaw": np.concatenate([np.sin(yaw), np.cos(yaw)], 1),
-        }
+        yaw = 2 * states[:, 10]  # the gripper looks the same after half a turn
+        sin_cos = np.stack([np.sin(yaw), np.cos(yaw)], 1)
+        values = states[:, :3], states[:, 7:10], states[:, 11:12], sin_cos
+        return dict(zip(self.controlled, values, strict=True))
 
     def behavior(self, rng: np.random.Generator):
-        """Pick the cube up, carry it to a random place, put it down, wander about, and again; speed
-        and noise differ by episode. A few grasps go wrong: beside the cube, closed too late or not
-        at all, let go on the way; the data should show that the cube does not always come along."""
+        """Pick the cube up, carry it to a random place, put it down, wander about, and again. A few
+        grasps go wrong, since the data should show that the cube does not always come along."""
         noise, speed = rng.uniform(0, 0.1), rng.uniform(0.2, 0.45)
         plan = {"phase": "above"}
 
@@ -978,10 +892,8 @@ class Cube(PixelEnv):
         draw()
 
         def policy(env: "Cube") -> np.ndarray:
-            cube, hand = env._data.qpos[:3], env._data.qpos[7:10]
-            w, *_, z = env._data.qpos[3:7]
-            cube_yaw = 2 * math.atan2(z, w)
-            align = math.remainder(cube_yaw - env._data.qpos[10], math.pi / 2)
+            cube, (w, *_, z), hand = (env._data.qpos[a:b] for a, b in ((0, 3), (3, 7), (7, 10)))
+            align = math.remainder(2 * math.atan2(z, w) - env._data.qpos[10], math.pi / 2)
             aim, phase = cube + plan["offset"], plan["phase"]
             target, turn, close = aim.copy(), align, -1.0
             plan["wait"] += 1
@@ -990,28 +902,27 @@ class Cube(PixelEnv):
                 target[2] = max(cube[2] + 0.07, 0.1) if near > 0.02 else cube[2] + 0.05
                 done = near < 0.008 and hand[2] < cube[2] + 0.08 and abs(align) < 0.15
             elif phase == "down":
-                target[2] = max(cube[2], 0.02)
-                done = hand[2] < cube[2] + 0.008
+                target[2], done = max(cube[2], 0.02), hand[2] < cube[2] + 0.008
             elif phase == "close":
                 close, done = plan["close"], plan["wait"] > plan["hold"]
             elif phase == "lift":
-                target[:2], target[2], close = hand[:2], plan["height"], plan["close"]
+                target, close = np.append(hand[:2], plan["height"]), plan["close"]
                 done = hand[2] > plan["height"] - 0.02
             elif phase == "carry":
                 target, close = np.append(plan["place"], plan["height"]), plan["close"]
-                turn = plan["yaw"]
+                turn, done = plan["yaw"], math.hypot(*(hand[:2] - plan["place"])) < 0.02
                 plan["yaw"] -= math.copysign(min(abs(turn), 0.3), turn)
-                done = math.hypot(*(hand[:2] - plan["place"])) < 0.02
             elif phase == "lower":
                 target, close = np.append(plan["place"], 0.022), plan["close"]
                 turn, done = 0.0, cube[2] < 0.026
             elif phase == "open":
                 target, turn, done = hand.copy(), 0.0, plan["wait"] > 4
             else:  # retreat, and wander about
-                target = plan["hover"] if hand[2] > 0.1 else np.append(hand[:2], 0.2)
+                high = hand[2] > 0.1
+                target = plan["hover"] if high else np.append(hand[:2], 0.2)
+                close = plan["grip"] if high else -1.0
                 turn = math.remainder(plan["yaw"] - env._data.qpos[10], math.pi)
-                close = plan["grip"] if hand[2] > 0.1 else -1.0
-                done = hand[2] > 0.1 and plan["wait"] > plan["rest"]
+                done = high and plan["wait"] > plan["rest"]
             away = math.sqrt(((hand - cube) ** 2).sum()) > 0.04
             lost = phase in ("lift", "carry", "lower") and rng.random() < (0.15 if away else 0.02)
             if done or lost or plan["wait"] > 60:
@@ -1028,14 +939,8 @@ class Cube(PixelEnv):
         return policy
 
 
-ENVS = {
-    "dotworld": DotWorld,
-    "sprite": Sprite,
-    "tworoom": TwoRoom,
-    "reacher": Reacher,
-    "pusht": PushT,
-    "cube": Cube,
-}
+ENVS = {"dotworld": DotWorld, "sprite": Sprite, "tworoom": TwoRoom, "reacher": Reacher}
+ENVS |= {"pusht": PushT, "cube": Cube}
 for _cls in ENVS.values():
     gym.register(f"smwm/{_cls.__name__}-v0", f"{__name__}:{_cls.__name__}", max_episode_steps=200)
 

@@ -111,8 +111,7 @@ class ForwardModel(nn.Module):
     """g: next latents from the last h latents and blocks, (..., T, D), (..., T, A) -> (..., T', D).
 
     T' = T - h + 1. A residual MLP, whose normalisations are shifted, scaled and gated by the
-    latest action block (AdaLN).
-    """
+    latest action block (AdaLN)."""
 
     def __init__(self, *, act_dim: int, history: int, width: int, depth: int = 3):
         super().__init__()
@@ -202,9 +201,8 @@ NETWORKS = {"conv": (Encoder, ForwardModel)}
 
 
 # ==== Losses ====================================================================================
-#
-# Each takes latents z (B, T, D) and the standardised blocks between them act (B, T-1, A), and
-# returns the loss and its terms. `lam` weights the term against collapse.
+# From latents z (B, T, D) and the standardised blocks between them act (B, T-1, A) to the loss and
+# its terms. `lam` weights the term against collapse.
 def forward_loss(model, z: Tensor, act: Tensor, *, lam=0.0, generator=None):
     """The ablation, which collapses: L = L_fwd."""
     # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2. The target is NOT detached: the encoder learns from
@@ -229,8 +227,7 @@ def sigreg_loss(model, z: Tensor, act: Tensor, *, lam=0.09, generator=None):
     SIGReg (LeJEPA, arXiv 2511.08544) pushes the latents of each time step towards N(0, I). It is
     the mean, over random unit directions u, of the Epps-Pulley statistic of x = u.z,
     n * integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt with phi(t) = mean of exp(i t x). The
-    integral is twice that over [0, 3], by the trapezoid rule on 17 points.
-    """
+    integral is twice that over [0, 3], by the trapezoid rule on 17 points."""
     forward, terms = forward_loss(model, z, act)
     u = F.normalize(torch.randn(z.shape[-1], 1024, generator=generator, device=z.device), dim=0)
     t = torch.linspace(0, 3, 17, device=z.device)
@@ -249,8 +246,7 @@ class Dataset:
     """Episodes one after another: frames (F, S, S, 3) uint8, actions (F, m), states (F, d).
 
     Row t of the actions was taken after frame t. `ends` (N,) holds the row after each episode's
-    last. A fixed tenth of the episodes is held out.
-    """
+    last. A fixed tenth of the episodes is held out."""
 
     def __init__(self, frames, actions, ends, states=None):
         self.frames, self.actions = torch.as_tensor(frames), torch.as_tensor(actions)
@@ -278,10 +274,9 @@ class Optimizer:
 
     Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes the singular values of an
     update equal, so features with a weak gradient are learned beside those with a strong one. The
-    size of its updates is AdamW's (Liu et al. 2025, arXiv 2502.16982).
-    """
+    size of its updates is AdamW's (Liu et al. 2025, arXiv 2502.16982)."""
 
-    def __init__(self, weights, *, muon: bool = True, decay: float = 1e-4, dtype=torch.float32):
+    def __init__(self, weights, *, muon: bool, decay: float = 1e-4, dtype=torch.float32):
         self.weights, self.muon, self.decay, self.dtype = [*weights], muon, decay, dtype
         moments = [(torch.zeros_like(w), torch.zeros_like(w)) for w in self.weights]
         self.state = {"step": 0, "moments": moments}
@@ -315,13 +310,13 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
 
     after_step(step, terms, state) gets the terms of the loss and all that training needs to go on,
     besides the weights. Given back as `resume`, the state continues bit-identically on a CPU. Under
-    torchrun each process takes its part of the batch.
-    """
+    torchrun each process takes its part of the batch."""
     device = model.act_mean.device
     rank, world = (int(os.environ.get(x, d)) for x, d in (("RANK", 0), ("WORLD_SIZE", 1)))
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
-    optimizer = Optimizer(model.parameters(), dtype=torch.bfloat16 if model.bf16 else torch.float32)
+    dtype, muon = torch.bfloat16 if model.bf16 else torch.float32, s.width > 128
+    optimizer = Optimizer(model.parameters(), muon=muon, dtype=dtype)  # small networks: AdamW alone
     sampler = torch.Generator().manual_seed(s.seed)  # draws the batches
     generator = torch.Generator(device).manual_seed(s.seed)  # draws what the loss needs
     if resume:
@@ -357,8 +352,7 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
 
     mean, std: (B, H, A), the first search distribution. cost_fn: (B, N, H, A) -> (B, N). Returns
     the final mean. The random samples are shared across a batch, so planning together or one by one
-    gives the same result. Raises ValueError if costs are not finite.
-    """
+    gives the same result. Raises ValueError if costs are not finite."""
     if not 2 <= elites <= samples:
         raise ValueError(f"cem: expected 2 to {samples} elites of {samples} samples, got {elites}")
     finite = True
@@ -386,8 +380,7 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
     obs: the present (B, H, W, 3) uint8, or the last T <= h frames (B, T, H, W, 3), a block apart,
     with the env actions between them as `past` (B, (T-1) * k, m). goal_obs: (B, H, W, 3). All are
     torch or numpy. `sizes`: samples, elites, iterations. The cost of a sequence is the squared
-    distance of its imagined end to the goal's latent. Actions stay within those of the data.
-    """
+    distance of its imagined end to the goal's latent. Actions stay within those of the data."""
     z, z_goal = model.encode(obs), model.encode(goal_obs)
     z = z[:, None] if z.ndim == 2 else z  # (B, T, D)
     shape = len(z), z.shape[1] - 1, len(model.act_mean)
@@ -397,9 +390,7 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
         raise ValueError(f"plan: expected a goal for each start and a horizon > 0, got {got}")
     if z.shape[1] > model.history or past.numel() != math.prod(shape):
         got = f"{z.shape[1]} and {tuple(past.shape)}"
-        raise ValueError(
-            f"plan: expected T <= {model.history} frames, T - 1 past blocks, got {got}"
-        )
+        raise ValueError(f"plan: expected T <= {model.history} frames, T - 1 blocks, got {got}")
     pad = (0, 0, model.history - z.shape[1], 0)  # zeros where there is no past, as in training
     z, past = F.pad(z, pad)[:, None], F.pad(model.standardise(past.reshape(shape)), pad)[:, None]
     low, high = model.standardise(model.act_low), model.standardise(model.act_high)
@@ -421,9 +412,8 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     """Plan in the environment, from frames of held-out episodes to the frames goal_offset later.
 
     A task is solved when the environment's criterion holds at any of 2 * goal_offset steps. Without
-    a model the actions are random. Returns, by task, `solved` (n,): the steps it took or -1,
-    `goals` (n, d), and `states` and `actions`, which begin `lead` rows before the task.
-    """
+    a model the actions are random. Returns, by task: `solved` (n,), the steps taken or -1; `goals`
+    (n, d); `states` and `actions`, which begin `lead` rows before the task."""
     lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
@@ -433,7 +423,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     worlds, solved = [envs.make(s.env, s.variant, s.size) for _ in rows], np.full(len(rows), -1)
     for i, world in enumerate(worlds):
         _, info = world.reset(options={"state": states[i, lead], "goal": goals[i]})
-        solved[i] = 0 if info["success"] else -1
+        states[i, lead], solved[i] = info["state"], 0 if info["success"] else -1
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     chunk, back, m = s.block * s.horizon, s.block * (s.history - 1), actions.shape[2]
     # 3,000 sequences fit the cache of a CPU; a GPU takes all tasks at once
@@ -502,15 +492,13 @@ def effective_dim(variances: Tensor) -> float:
 # Running it: up to here the method, from here on what runs it
 # ================================================================================================
 
-# ==== Presets ===================================================================================
-
-# What an environment, one of its variants or a method sets differently from Settings.
+# ==== Presets: what an environment, a variant or a method sets differently from Settings ========
 PRESETS = {
     "sigreg": dict(lam=0.09),  # the original's
-    "dotworld": dict(block=1, episode=50, width=128, steps=1500, batch=64, probe_epochs=25),
-    "dotworld single": dict(steps=250, batch=32, samples=100, elites=10, iterations=10),
-    "dotworld forward": dict(steps=1000),  # as many as it takes to collapse
-    "sprite": dict(block=1, episode=50, width=128, steps=1500, batch=64, probe_epochs=25),
+    "dotworld": dict(block=1, episode=50, width=128, steps=1500, batch=64, probe_epochs=15),
+    "dotworld single": dict(steps=200, batch=32, samples=100, elites=10, iterations=10),
+    "dotworld forward": dict(steps=3000),  # as many as it takes to collapse
+    "sprite": dict(block=1, episode=50, width=128, steps=1500, batch=64, probe_epochs=15),
     "sprite xyt": dict(frames=40_000, steps=2000, lam=100.0),
     "tworoom": dict(frames=100_000, steps=1000),
     "reacher": dict(frames=200_000, steps=2000),
@@ -526,25 +514,26 @@ class InputError(ValueError):
 def settings_for(**given) -> Settings:
     """PRESETS, overridden by what is given. The meta.json of --data names its environment."""
     if given.get("data") and "env" not in given:
-        meta = read_json(Path(given["data"]) / "meta.json", missing={})
+        path = Path(given["data"]) / "meta.json"
+        meta = read_json(path) if path.exists() else {}
         given |= {name: meta.get(name, "") for name in ("env", "variant")}
     env, method = (given.get(name, getattr(Settings, name)) for name in ("env", "method"))
     variants = [*envs.ENVS[env].VARIANTS] if env in envs.ENVS else [""]
     variant = given.get("variant") or variants[0]
     preset = {}
-    for key in (method, env, f"{env} {variant}", f"{env} {method}"):
+    for key in (env, f"{env} {variant}", method, f"{env} {method}"):
         preset |= PRESETS.get(key, {})
     s = Settings(**preset | given | {"variant": variant})
     if variant not in variants:
         raise InputError(f"--variant: expected one of {', '.join(variants)}, got {variant}")
     least = {"lam": 0, "seed": 0, "lr": 0, "window": 2, "elites": 2}
     for name, value in asdict(s).items():
-        low, option = least.get(name, 1), name.replace("_", "-")
+        low = least.get(name, 1)
         if not isinstance(value, str) and not low <= value < math.inf:
-            raise InputError(f"--{option}: expected a number of {low} or more, got {value}")
+            raise InputError(f"--{name.replace('_', '-')}: expected {low} or more, got {value}")
     if s.elites > s.samples or s.size % 16:
-        got = f"--elites {s.elites}, --samples {s.samples}, --size {s.size}"
-        raise InputError(f"expected elites <= samples and a size in multiples of 16, got {got}")
+        got = f"{s.elites}, {s.samples}, {s.size}"
+        raise InputError(f"expected elites <= samples and a size that 16 divides, got {got}")
     return s
 
 
@@ -563,9 +552,7 @@ def write_json(path: Path, value: dict) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path, missing: dict | None = None) -> dict:
-    if missing is not None and not path.exists():
-        return missing
+def read_json(path: Path) -> dict:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -576,7 +563,8 @@ class Lines:
     """A file that turns the carriage returns of a progress bar into lines on stderr."""
 
     def write(self, text: str) -> None:
-        print(text.strip(), end="\n" * bool(text.strip()), file=sys.stderr, flush=True)
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
 
 
 def progress(items=None, label: str = "", **options):
@@ -587,12 +575,13 @@ def progress(items=None, label: str = "", **options):
     return tqdm(items, label, leave=False, **options)
 
 
-def create_arrays(folder: Path, frames: int, size: int, m: int, d: int) -> list[np.ndarray]:
+def create_arrays(folder: Path, rows: int, size: int, m: int, d: int) -> list[np.ndarray]:
     """The frames, actions and states of a new dataset folder, memory-mapped."""
     folder.mkdir()
-    shapes = (("frames", np.uint8, size, size, 3), ("actions", np.float32, m), ("states", float, d))
-    create = np.lib.format.open_memmap
-    return [create(folder / f"{x}.npy", "w+", kind, (frames, *shape)) for x, kind, *shape in shapes]
+    create = partial(np.lib.format.open_memmap, mode="w+")
+    frames = create(folder / "frames.npy", dtype=np.uint8, shape=(rows, size, size, 3))
+    actions = create(folder / "actions.npy", dtype=np.float32, shape=(rows, m))
+    return [frames, actions, create(folder / "states.npy", dtype=np.float64, shape=(rows, d))]
 
 
 def save_dataset(folder, frames, actions, episode_ends, states=None, size: int = 64) -> None:
@@ -600,8 +589,7 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
 
     frames (F, H, W, 3) uint8 are resized to `size`. Row t of actions (F, m) was taken after frame
     t; it may be NaN at the last frame of an episode. episode_ends (N,) are exclusive. states
-    (F, d) are what the latent is probed for.
-    """
+    (F, d) are what the latent is probed for."""
     folder, count = Path(folder), len(frames)
     states = np.zeros((count, 0)) if states is None else states
     if folder.exists():
@@ -661,10 +649,10 @@ def open_dataset(folder: str | Path) -> Dataset:
 def collect(s: Settings, root: str | Path = "data") -> Path:
     """Collect episodes of the environment's behaviour policy, in a process per core.
 
-    The folder's name hashes everything that determines its content. An existing folder is reused.
-    Episode i is seeded by i alone, so the number of processes does not matter.
-    """
+    The folder's name hashes everything that determines its content; an existing one is reused.
+    Episode i is seeded by i alone, so the number of processes does not matter."""
     world, count = envs.make(s.env, s.variant, s.size), max(2, round(s.frames / s.episode))
+    rows, m, d = count * s.episode, len(world.action_space.low), len(world.state())
     sources = [c for c in type(world).__mro__ if issubclass(c, envs.PixelEnv)] + [envs.Canvas]
     meta = dict(env=s.env, variant=s.variant, size=s.size, episodes=count, episode=s.episode)
     meta["versions"] = [np.__version__, envs.mujoco.__version__, envs.pymunk.version]
@@ -675,8 +663,7 @@ def collect(s: Settings, root: str | Path = "data") -> Path:
         return path
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with replacing(path) as folder:
-        entries = world.action_space.shape[0], len(world.state())
-        create_arrays(folder, count * s.episode, s.size, *entries)
+        create_arrays(folder, rows, s.size, m, d)
         pool = ProcessPoolExecutor(mp_context=context, initializer=start_worker)
         try:
             job, chunk = partial(collect_episode, folder, s), max(1, min(8, count // 8))
@@ -684,7 +671,7 @@ def collect(s: Settings, root: str | Path = "data") -> Path:
             list(progress(episodes, f"collect {s.env}", total=count, unit=" episodes"))
         finally:
             pool.shutdown(cancel_futures=True)
-        np.save(folder / "episode_ends.npy", s.episode * np.arange(1, count + 1))
+        np.save(folder / "episode_ends.npy", np.arange(s.episode, rows + 1, s.episode))
         write_json(folder / "meta.json", meta)
     return path
 
@@ -692,8 +679,8 @@ def collect(s: Settings, root: str | Path = "data") -> Path:
 def start_worker() -> None:
     """Ignore Ctrl-C, which the parent handles, and exit when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    wait = multiprocessing.parent_process().join
+    threading.Thread(target=lambda: (wait(), os._exit(1)), daemon=True).start()
 
 
 def collect_episode(folder: Path, s: Settings, index: int) -> None:
@@ -749,13 +736,13 @@ def load(run: str | Path, device="cpu") -> WorldModel:
 def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    name = next((x.split(": ")[1] for x in lines if x.startswith("model name")), "CPU")
+    info = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    name = info.partition("model name\t: ")[2].partition("\n")[0] or "CPU"
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 class Recorder:
-    """Called after each training step: shows and logs the terms, and saves a checkpoint a minute."""
+    """Called after each training step: shows and logs the terms, saves a checkpoint a minute."""
 
     SAVE_EVERY = 60.0  # seconds
 
@@ -794,13 +781,12 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     if parallel and not lead:
         torch.distributed.barrier()  # until the data is there
     folder = Path(s.data) if s.data else collect(s)
-    data, span = open_dataset(folder), s.block * (s.window - 1)
-    check_windows(data, span)
+    data = open_dataset(folder)
     s = replace(s, size=data.frames.shape[1])
+    check_windows(data, s)
     fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    model, state = build_model(s, data.actions.shape[1], fast).to(device), None
-    if resume:
-        model, _, state = load_checkpoint(run, device)
+    model = build_model(s, data.actions.shape[1], fast).to(device)
+    model, _, state = load_checkpoint(run, device) if resume else (model, s, None)
     if device.type == "cuda" and data.frames.numel() < torch.cuda.mem_get_info(device)[0] / 2:
         data.frames = data.frames.to(device)
     if not lead:
@@ -815,7 +801,7 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     kind, count = "bf16" if model.bf16 else "float32", sum(w.numel() for w in model.parameters())
     print(f"{run}: {machine(device)}, {kind}, {count:,} parameters")
     print(f"{folder}: {len(data.frames):,} frames, {data.frames.numel() / 1e6:,.0f} MB")
-    if short := int((data.ends - data.starts <= span).sum()):
+    if short := int((data.ends - data.starts <= s.block * (s.window - 1)).sum()):
         print(f"{short} of {len(data.ends)} episodes are shorter than a window and left out")
     recorder = Recorder(run, model, s, state)
     train(model, data, s, recorder, state)  # no step, if the run is finished
@@ -825,17 +811,20 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     evaluate(run, model, data, s)
 
 
-def check_windows(data: Dataset, span: int) -> None:
+def check_windows(data: Dataset, s: Settings) -> None:
+    """Raise InputError unless both splits have an episode long enough for all that is done."""
+    planning = s.block * max(2, s.history - 1) + s.goal_offset if s.env else 0
+    span = max(planning, s.block * max(s.window - 1, s.history))
     for split in data.episodes:
         if not len(data.windows(split, span)):
-            got = f"the longest of {len(data.ends)} has {max(data.ends - data.starts)}"
-            hint = "use a smaller --block, --window, --history or --goal-offset"
-            raise InputError(f"expected {split} episodes of more than {span} frames, {got}; {hint}")
+            got = f"{max(data.ends - data.starts)} at most; use a smaller --block or --goal-offset"
+            raise InputError(f"expected {split} episodes of more than {span} frames, got {got}")
 
 
 # ==== Evaluation ================================================================================
 def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str = "") -> None:
     """Probe and plan, print the results, and write them to metrics.json of the run folder."""
+    check_windows(data, s)
     world = envs.make(s.env, s.variant, s.size) if s.env else None
     if world and data.states.shape[1] != len(world.state()):
         world = None  # states of something else cannot be restored
@@ -847,9 +836,9 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
     for target, score in probe["linear"].items():
         note = " (not controlled)" if world and target not in world.controlled else ""
         print(f"  {target + note:<30}{score:8.4f}{probe['mlp'][target]:8.4f}")
-    note = ": it has collapsed" if latent["spread"] < 0.05 else ""
-    print(f"effective dimension of the latent {latent['effective_dim']:.2f}")
-    print(f"spread of the latent {latent['spread']:.3g}{note}")
+    dim, spread = latent["effective_dim"], latent["spread"]
+    note = " (collapsed: an entry's deviation is below 0.05)" if spread < 0.05 else ""
+    print(f"latent: effective dimension {dim:.2f}, spread {spread:.3g}{note}")
     error = latent["rollout_error"][:5]
     print(f"squared error of {len(error)}-step rollouts / latent variance {error[-1]:.4f}")
     if world:
@@ -858,27 +847,25 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
     else:
         print("planning: off, the data has no states of one of the environments")
     path = run / f"metrics{name}.json"
-    write_json(path, read_json(path, missing={}) | results)
+    write_json(path, (read_json(path) if path.exists() else {}) | results)
     with replacing(run / f"evaluation{name}.npz") as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
 def score_planning(model: WorldModel, data: Dataset, s: Settings) -> tuple[dict, dict]:
-    """Success of the planner and of random actions, of all tasks and of those not solved at first."""
-    check_windows(data, s.block * max(2, s.history - 1) + s.goal_offset)
+    """Success of the planner and of random actions, in all tasks and where the start is no goal."""
     start, plans = time.perf_counter(), evaluate_planning(model, data, s)
     spent, solved = time.perf_counter() - start, plans["solved"]
-    plans_made = (solved != 0).sum() + ((solved < 0) | (solved > s.block * s.horizon)).sum()
-    scores = {"seconds_per_plan": spent / max(1, int(plans_made))}
+    made = (solved != 0).sum() + ((solved < 0) | (solved > s.block * s.horizon)).sum()
+    scores = {"seconds_per_plan": spent / max(1, int(made))}
     random = evaluate_planning(None, data, s)["solved"] >= 0
     for suffix, some in (("", np.isfinite(solved)), ("_unsolved", solved != 0)):
         n, (low, high) = int(some.sum()), interval95(solved[some] >= 0)
         hits, chance = (100 * float(np.mean(x[some])) if n else 0.0 for x in (solved >= 0, random))
-        scores |= {f"tasks{suffix}": n, f"success{suffix}": hits, f"random{suffix}": chance}
-        scores[f"interval95{suffix}"] = [low, high]
-        label = "not solved at the start" if suffix else "all tasks"
-        result = f"{hits:.1f}% [{low:.0f}, {high:.0f}], random policy {chance:.1f}%"
-        print(f"planning, {label} (n = {n}): {result}")
+        scores |= {("unsolved_tasks" if suffix else "tasks"): n, f"success{suffix}": hits}
+        scores |= {f"random{suffix}": chance, f"interval95{suffix}": [low, high]}
+        label = f"planning, {'not solved at the start' if suffix else 'all tasks'} (n = {n})"
+        print(f"{label}: {hits:.1f}% [{low:.0f}, {high:.0f}], random policy {chance:.1f}%")
     return scores, plans
 
 
@@ -903,7 +890,8 @@ def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings
     variances, axes = torch.linalg.eigh(torch.cov(z_test.T))
     variances, axes = variances.flip(0).clamp_min(0), axes.flip(1)[:, :2]
     # rollouts of up to ten blocks: imagined latents beside the encoded ones
-    steps = min(10, int(max(data.ends - data.starts) - 1) // s.block - h + 1)
+    longest = max((data.ends - data.starts)[data.episodes["test"]])
+    steps = min(10, int(longest - 1) // s.block - h + 1)
     rows = rng.permutation(data.windows("test", s.block * (h - 1 + steps)))[:500]
     obs, act = data.batch(torch.from_numpy(rows), h + steps, s.block)
     obs = obs.flatten(0, 1)
@@ -913,11 +901,9 @@ def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings
         imagined = model.rollout(encoded[:, :h].to(act), act[:, : h - 1], act[:, h - 1 :])
     imagined, encoded = imagined.double().cpu(), encoded[:, h - 1 :]
     error = (imagined - encoded[:, 1:]).square().mean((0, 2)) / z_test.var(0).mean()
-    entropy = torch.special.entr(variances / variances.sum()).sum()
     latent = {
         "effective_dim": effective_dim(variances),
-        "effective_rank": float(entropy.exp()),  # the measure of the paper's notebooks
-        "spread": float(z_test.var(0).mean().sqrt()),
+        "spread": float(z_test.var(0).mean().sqrt()),  # the deviation of an entry
         "rollout_error": error.tolist(),
         "spectrum": variances.tolist(),
     }
@@ -967,7 +953,7 @@ def load_results(run: Path) -> tuple[Settings, dict, dict, np.ndarray]:
 
 
 def draw_latents(results: list):
-    """A column a run: latents coloured by the true state of the first column, spectrum, rollouts."""
+    """The true state, and a column a run: latents in its colours, their spectrum, rollouts."""
     from matplotlib import pyplot  # imported here: training does not need it
 
     first, _, arrays, _ = results[0]
@@ -990,10 +976,8 @@ def draw_latents(results: list):
         column[-2].bar(np.arange(1, 11), share[:10])
         column[-2].set(xlabel="principal component", ylabel="% of variance", title=text)
         for n in range(5):
-            real, imagined = (
-                own["encoded"][n],
-                np.append(own["encoded"][n, :1], own["imagined"][n], 0),
-            )
+            real = own["encoded"][n]
+            imagined = np.append(real[:1], own["imagined"][n], 0)
             column[-1].plot(*real.T, "-o", color=f"C{n}", ms=4)
             column[-1].plot(*imagined.T, "--x", color=f"C{n}", ms=4)
         column[-1].set_title("rollouts: encoded (o), imagined (x)")
@@ -1048,29 +1032,22 @@ def draw_plans(s: Settings, arrays: dict):
 
 
 # ==== Command line ==============================================================================
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line, made from Settings. Its help shows the defaults that would be used."""
     peek = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     for name in ("env", "variant", "method", "data"):
         peek.add_argument(f"--{name}")
-    try:
+    defaults = Settings()
+    with contextlib.suppress(InputError):  # reported when the whole line is read
         defaults = settings_for(**vars(peek.parse_known_args(argv)[0]))
-    except InputError:  # reported when the whole line is read
-        defaults = Settings()
-    parser = argparse.ArgumentParser(
-        prog="smwm.py",
-        usage="smwm.py train [options] | evaluate RUN [options] | figures RUN [RUN ...] [--out]",
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=24, width=100),
-    )
-    text = "collect data, train, probe and plan; probe and plan again; draw runs side by side"
-    parser.add_argument("command", choices=("train", "evaluate", "figures"), help=text, metavar="")
+    usage = "smwm.py train [options] | evaluate RUN ... [options] | figures RUN ... [--out]"
+    form = partial(argparse.HelpFormatter, max_help_position=24, width=100)
+    parser = argparse.ArgumentParser(usage=usage, formatter_class=form)
+    parser.add_argument("command", choices=("train", "evaluate", "figures"))
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs", metavar="RUN")
     parser.add_argument("--out", type=Path, metavar="", help="folder to write to")
     parser.add_argument("--resume", type=Path, metavar="", help="a stopped run to train on")
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    text = f"cpu, cuda or cuda:1 [{best}]"
+    best, text = "cuda" if torch.cuda.is_available() else "cpu", "cpu, cuda, cuda:1 [cuda if there]"
     parser.add_argument("--device", type=torch.device, default=best, metavar="", help=text)
     known = {"env": [*envs.ENVS], "method": [*METHODS], "networks": [*NETWORKS]}
     for group in ("data", "training", "evaluation"):
@@ -1084,40 +1061,38 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    given = vars(parse(sys.argv[1:] if argv is None else argv))
-    names = ("command", "runs", "out", "resume", "device")
-    command, runs, out, resume, device = (given.pop(name) for name in names)
+    args = parse(sys.argv[1:] if argv is None else argv)
+    given = {x.name: getattr(args, x.name) for x in fields(Settings) if x.name in args}
+    command, runs, device = args.command, args.runs, args.device
     if "LOCAL_RANK" in os.environ:  # started by torchrun
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
     try:
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise InputError(f"--device {device}: expected one of {torch.cuda.device_count()} GPUs")
-        wanted = {"train": 0, "evaluate": 1, "figures": max(1, len(runs))}[command]
-        if len(runs) != wanted:
-            raise InputError(f"{command}: expected {wanted} run folders, got {len(runs)}")
+        if bool(runs) == (command == "train"):
+            raise InputError(f"{command}: expected run folders after evaluate and figures alone")
         if command == "figures":
-            figures(runs, out or runs[0] / "figures")
+            figures(runs, args.out or runs[0] / "figures")
         elif command == "evaluate":
-            model, s, _ = load_checkpoint(runs[0], device)
-            s, changed = replace(s, **given), "".join(f"-{x}{value}" for x, value in given.items())
-            evaluate(runs[0], model, open_dataset(s.data or collect(s)), s, changed)
-        elif resume:
+            changed = "".join(f"-{name}{value}" for name, value in given.items())
+            for run in runs:
+                model, s, _ = load_checkpoint(run, device)
+                s = replace(s, **given)
+                evaluate(run, model, open_dataset(s.data or collect(s)), s, changed)
+        elif args.resume:
             if given:
-                raise InputError(f"--resume takes the settings of {resume}; drop --{[*given][0]}")
-            run_train(load_checkpoint(resume)[1], resume, device, True)
+                raise InputError(f"--resume keeps the settings of a run; drop --{[*given][0]}")
+            run_train(load_checkpoint(args.resume)[1], args.resume, device, True)
         else:
             s = settings_for(**given)
             first = next(iter(envs.ENVS[s.env].VARIANTS)) if s.env else ""
             parts = (s.env or Path(s.data).name, s.variant, s.method, f"s{s.seed}")
             name = "-".join(part for part in parts if part != first)
-            run_train(s, out or Path("runs") / name, device, False)
+            run_train(s, args.out or Path("runs") / name, device, False)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return 0
 
 
