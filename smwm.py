@@ -724,8 +724,9 @@ def load_checkpoint(run: str | Path, device="cpu") -> tuple[WorldModel, Settings
             raise ValueError("weights that are not finite")
         return model.eval(), s, content["training"]
     except Exception as error:  # whatever the file is, it is not a checkpoint of ours
-        reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise InputError(f"{path}: expected a checkpoint of smwm.py, got: {reason}") from error
+        raise InputError(
+            f"{path}: expected a checkpoint of smwm.py, got: {error!r:.200}"
+        ) from error
 
 
 def load(run: str | Path, device="cpu") -> WorldModel:
@@ -1047,29 +1048,28 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs", metavar="RUN")
     parser.add_argument("--out", type=Path, metavar="", help="folder to write to")
     parser.add_argument("--resume", type=Path, metavar="", help="a stopped run to train on")
-    best, text = "cuda" if torch.cuda.is_available() else "cpu", "cpu, cuda, cuda:1 [cuda if there]"
-    parser.add_argument("--device", type=torch.device, default=best, metavar="", help=text)
+    devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
+    option = dict(choices=devices, default=devices[0], help=f"of {', '.join(devices)}")
+    parser.add_argument("--device", metavar="", **option)
     known = {"env": [*envs.ENVS], "method": [*METHODS], "networks": [*NETWORKS]}
-    for group in ("data", "training", "evaluation"):
-        options = parser.add_argument_group(group)
-        for x in (x for x in fields(Settings) if x.metadata["group"] == group):
-            names = f": {', '.join(known[x.name])}" if x.name in known else ""
-            text = f"{x.metadata['help']}{names} [{getattr(defaults, x.name)}]"
-            option = dict(type=x.type, choices=known.get(x.name), default=argparse.SUPPRESS)
-            options.add_argument(f"--{x.name.replace('_', '-')}", help=text, metavar="", **option)
+    groups = {name: parser.add_argument_group(name) for name in ("data", "training", "evaluation")}
+    for x in fields(Settings):
+        names = f": {', '.join(known[x.name])}" if x.name in known else ""
+        text = f"{x.metadata['help']}{names} [{getattr(defaults, x.name)}]"
+        option = dict(type=x.type, choices=known.get(x.name), default=argparse.SUPPRESS, help=text)
+        group, flag = groups[x.metadata["group"]], f"--{x.name.replace('_', '-')}"
+        group.add_argument(flag, metavar="", **option)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     given = {x.name: getattr(args, x.name) for x in fields(Settings) if x.name in args}
-    command, runs, device = args.command, args.runs, args.device
+    command, runs, device = args.command, args.runs, torch.device(args.device)
     if "LOCAL_RANK" in os.environ:  # started by torchrun
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
     try:
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise InputError(f"--device {device}: expected one of {torch.cuda.device_count()} GPUs")
         if bool(runs) == (command == "train"):
             raise InputError(f"{command}: expected run folders after evaluate and figures alone")
         if command == "figures":

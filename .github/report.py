@@ -1,0 +1,133 @@
+"""Print the README's tables from the runs in results/: python .github/report.py [RUN ...]
+
+A row is a data set, a setting and a method; seeds share it. Seeds have other tasks, so the interval
+(Wilson's, 95%) is over all of them.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import envs  # noqa: E402
+import smwm  # noqa: E402
+
+PUBLISHED = json.loads((HERE / "published.json").read_text())
+
+
+def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
+    """Settings and the metrics of each seed, in the order of the environments and methods."""
+    groups = {}
+    for run in runs:
+        s = smwm.Settings(**json.loads((run / "settings.json").read_text()))
+        groups.setdefault(smwm.replace(s, seed=0), []).append(
+            json.loads((run / "metrics.json").read_text())
+        )
+    order = [*envs.ENVS]
+    methods = [*smwm.METHODS]
+    return sorted(
+        groups.items(),
+        key=lambda x: (order.index(x[0].env), x[0].history, methods.index(x[0].method)),
+    )
+
+
+def mean(values: list[float], digits: int = 1) -> str:
+    text = f"{np.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
+    return text
+
+
+def table(header: list[str], rows: list[list]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def label(s: smwm.Settings) -> str:
+    return f"{s.env}, history {s.history}" if s.history > 1 else s.env
+
+
+def results(groups) -> str:
+    header = "environment|method|seeds|solved %|95%|published|unsolved at start|random|published"
+    rows = []
+    for s, seeds in groups:
+        published = PUBLISHED["planning"][s.env]
+        ours = PUBLISHED["planning"].get(f"{s.env} history {s.history}", published)
+        plans = [m["planning"] for m in seeds]
+        tasks = sum(p["tasks"] for p in plans)
+        hits = round(sum(p["tasks"] * p["success"] for p in plans) / 100)
+        low, high = smwm.interval95(np.arange(tasks) < hits)
+        left = sum(p["unsolved_tasks"] for p in plans)
+        share = sum(p["unsolved_tasks"] * p["success_unsolved"] for p in plans) / max(left, 1)
+        minutes = mean([m["train"]["seconds"] / 60 for m in seeds])
+        rows.append([label(s), s.method, len(seeds), mean([p["success"] for p in plans])])
+        rows[-1] += [f"{low:.0f} to {high:.0f}", ours.get(s.method, "-")]
+        rows[-1] += [f"{share:.1f} of {left}", f"{np.mean([p['random'] for p in plans]):.0f}"]
+        rows[-1] += [published["random"], s.steps, minutes]
+    return table([*header.split("|"), "steps", "min"], rows)
+
+
+def probes(groups) -> str:
+    rows = []
+    for s, seeds in groups:
+        for name in seeds[0]["probe"]["linear"]:
+            published = PUBLISHED["probe"][s.env].get(name, {}).get(s.method, ("-", "-"))
+            row = [label(s), name, s.method]
+            for kind, value in zip(("linear", "mlp"), published, strict=True):
+                row += [mean([m["probe"][kind][name] for m in seeds], 3), value]
+            rows.append(row)
+    header = "environment|quantity|method|linear R²|published|MLP R²|published"
+    return table(header.split("|"), rows)
+
+
+def effective_rank(spectrum: list[float]) -> float:
+    """The exponential of the spectrum's entropy, the measure of the authors' notebooks."""
+    share = np.array(spectrum) / np.sum(spectrum)
+    return float(np.exp(-(share * np.log(np.maximum(share, 1e-300))).sum()))
+
+
+def toys(groups) -> str:
+    rows = []
+    for s, seeds in groups:
+        world, latent = envs.make(s.env, s.variant, s.size), [m["latent"] for m in seeds]
+        linear = {
+            k: np.mean([m["probe"]["linear"][k] for m in seeds])
+            for k in seeds[0]["probe"]["linear"]
+        }
+        kept = [f"{v:.4f}" for k, v in linear.items() if k in world.controlled]
+        dropped = [f"{k} {v:.2f}" for k, v in linear.items() if k not in world.controlled]
+        rank = mean([effective_rank(x["spectrum"]) for x in latent], 2)
+        theirs = PUBLISHED["effective_rank"].get(s.variant) if s.method == "smwm" else None
+        rows.append([f"{s.env} {s.variant}", s.method])
+        rows[-1] += [mean([x["effective_dim"] for x in latent], 2), rank]
+        rows[-1] += [f"{theirs[1]} ({theirs[0]})" if theirs else "-", ", ".join(kept) or "-"]
+        rows[-1] += [", ".join(dropped) or "-", f"{np.mean([x['spread'] for x in latent]):.2g}"]
+        rows[-1] += [
+            f"{np.mean([m['planning'][k] for m in seeds]):.0f}" for k in ("success", "random")
+        ]
+    header = (
+        "world|method|dimension|rank|paper's (true)|R², controlled|R², other|spread|solved|random"
+    )
+    return table(header.split("|"), rows)
+
+
+def main() -> None:
+    names = [Path(x) for x in sys.argv[1:] if x != "--check"]
+    runs = names or sorted((HERE / "results").iterdir())
+    groups = grouped([run for run in runs if (run / "metrics.json").exists()])
+    small = [group for group in groups if group[0].env in ("dotworld", "sprite")]
+    large = [group for group in groups if group[0].env not in ("dotworld", "sprite")]
+    tables = [results(large), probes(large)] * bool(large) + [toys(small)] * bool(small)
+    if "--check" not in sys.argv:
+        return print("\n\n".join(tables))
+    readme = (HERE.parent / "README.md").read_text()
+    lines = [line for text in tables for line in text.splitlines() if line not in readme]
+    if lines:
+        sys.exit("not in the README:\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
