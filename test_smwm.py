@@ -383,8 +383,7 @@ def test_cube_holds_what_it_grasps():
     """A gripped cube lifted to z = 0.3 m is still there after 50 steps; opened, it falls."""
     world = envs.Cube(size=16)
     start = world.reset(seed=0)[1]["state"]
-    cube, yaw = start[:3], 2 * np.arctan2(start[6], start[3])
-    up = np.array([*cube[:2], 0.3])
+    cube, up, yaw = start[:3], np.array([*start[:2], 0.3]), 2 * np.arctan2(start[6], start[3])
 
     def go(target, close, steps) -> float:
         for _ in range(steps):
