@@ -11,8 +11,8 @@ and actions a_t, without rewards:
 L_fwd alone is minimised by a constant latent: the encoder collapses. Adding L_inv prevents this
 without a target network, a stop-gradient or a frozen encoder, because the latent must keep whatever
 the action changes. Anything that the action does not change and g cannot predict only adds to
-L_fwd, so training removes it. To act, the cross-entropy method searches for the actions whose
-imagined end is nearest to the latent of a goal image, executes them, and plans again.
+L_fwd, so training removes it. To act, the cross-entropy method searches for actions whose imagined
+end is nearest to the latent of a goal image. The agent executes them and plans again.
 
     python smwm.py train --env dotworld                      # collect data, train, probe, plan
     python smwm.py train --env dotworld --method forward     # without L_inv the latent collapses
@@ -59,7 +59,7 @@ def setting(default, group: str, text: str):
 class Settings:
     """All settings. PRESETS change the defaults by environment, the command line changes both."""
 
-    env: str = setting("dotworld", "data", "environment; empty for foreign --data")
+    env: str = setting("dotworld", "data", "environment; leave it out for foreign --data")
     variant: str = setting("", "data", "variant of the environment; empty: its first")
     data: str = setting("", "data", "dataset folder; empty: collect one in data/")
     frames: int = setting(20_000, "data", "frames to collect")
@@ -70,15 +70,17 @@ class Settings:
     block: int = setting(5, "training", "env actions in a block (k)")
     window: int = setting(4, "training", "frames in a training window (T), one block apart")
     history: int = setting(1, "training", "latents that the forward model sees (h)")
-    networks: str = setting("conv", "training", "the encoder and forward model, of NETWORKS")
-    width: int = setting(256, "training", "width of the networks; the latent has half of it")
+    networks: str = setting("conv", "training", "encoder and forward model")
+    width: int = setting(256, "training", "width of the networks, twice D; to 128 AdamW alone")
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     lr: float = setting(2e-3, "training", "peak learning rate")
     seed: int = setting(0, "training", "seed of weights, batches and planning tasks")
     probe_epochs: int = setting(200, "evaluation", "epochs of the MLP probe, at most")
     tasks: int = setting(100, "evaluation", "planning tasks")
-    goal_offset: int = setting(25, "evaluation", "env steps to the goal; twice as many are allowed")
+    goal_offset: int = setting(
+        25, "evaluation", "env steps to the goal; twice as many may be taken"
+    )
     horizon: int = setting(5, "evaluation", "blocks to plan, and to execute before replanning (H)")
     samples: int = setting(300, "evaluation", "CEM samples (N)")
     elites: int = setting(30, "evaluation", "CEM elites (K)")
@@ -91,11 +93,9 @@ class Encoder(nn.Module):
 
     def __init__(self, *, size: int, width: int):
         super().__init__()
-        first, c = size // 16, width // 8  # the first layer leaves 16 x 16 features
-
-        layers = []
+        first, c, layers = size // 16, width // 8, []  # the first layer leaves 16 x 16 features
         for n_in, n_out, stride in ((3, c, first), (c, 2 * c, 2), (2 * c, 4 * c, 2)):
-            half = (stride + 1) // 2  # neighbouring patches overlap by half a stride or more
+            half = (stride + 1) // 2  # neighbouring patches overlap by a stride
             conv = nn.Conv2d(n_in, n_out, stride + 2 * half, stride=stride, padding=half)
             layers += [conv, nn.BatchNorm2d(n_out), nn.GELU()]
         self.convs = nn.Sequential(*layers).to(memory_format=torch.channels_last)
@@ -110,8 +110,8 @@ class Encoder(nn.Module):
 class ForwardModel(nn.Module):
     """g: next latents from the last h latents and blocks, (..., T, D), (..., T, A) -> (..., T', D).
 
-    T' = T - h + 1. A residual MLP, whose normalisations are shifted, scaled and gated by the
-    latest action block (AdaLN)."""
+    T' = T - h + 1. A residual MLP. The latest action block shifts and scales each normalisation and
+    gates each branch (AdaLN)."""
 
     def __init__(self, *, act_dim: int, history: int, width: int, depth: int = 3):
         super().__init__()
@@ -123,9 +123,9 @@ class ForwardModel(nn.Module):
         self.out = nn.Linear(width, dim)
 
     def forward(self, z: Tensor, act: Tensor) -> Tensor:
-        z_last, act_last = (x.unfold(-2, self.history, 1).flatten(-2) for x in (z, act))
+        z_seen, act_seen = (x.unfold(-2, self.history, 1).flatten(-2) for x in (z, act))
         z, act = z[..., self.history - 1 :, :], act[..., self.history - 1 :, :]
-        x = self.embed(torch.cat([z_last, act_last], dim=-1))  # (..., T', width)
+        x = self.embed(torch.cat([z_seen, act_seen], dim=-1))  # (..., T', width)
         layers = zip(self.modulate, self.hidden, self.residual, strict=True)
         for modulate, hidden, residual in layers:
             shift, scale, gate = modulate(act).chunk(3, dim=-1)
@@ -148,7 +148,8 @@ class InverseModel(nn.Sequential):
 class WorldModel(nn.Module):
     """The three networks, and the statistics of the actions that they were trained on.
 
-    action_dim is m, block k, size S; D = width / 2. The networks see standardised action blocks."""
+    action_dim is m, block k, size S; D = width / 2. The networks see standardised action blocks.
+    Set `bf16` to compute in bfloat16. Batch norm demands `eval()` before planning."""
 
     def __init__(self, *, action_dim, block=1, size=64, width=256, history=1, networks="conv"):
         super().__init__()
@@ -180,8 +181,8 @@ class WorldModel(nn.Module):
         x = obs.flatten(0, -4).permute(0, 3, 1, 2)
         if x.shape[-2:] != (self.size, self.size):  # each pixel is the mean of its area
             x = F.interpolate(x.float(), (self.size, self.size), mode="area").round()
-        # Rounding counts beside the small variances of rare pixels that the batch norms divide by.
-        # So the encoder always computes in the precision that it was trained in.
+        # Batch norm divides by tiny variances where pixels rarely change, so rounding matters. The
+        # encoder therefore always computes in the precision that it was trained in.
         x = (255 - x).to(torch.bfloat16 if self.bf16 else torch.float32).div_(255)
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
             z = self.encoder(x)
@@ -202,7 +203,7 @@ NETWORKS = {"conv": (Encoder, ForwardModel)}
 
 # ==== Losses ====================================================================================
 # From latents z (B, T, D) and the standardised blocks between them act (B, T-1, A) to the loss and
-# its terms. `lam` weights the term against collapse.
+# its terms. ||x||^2 is the mean over entries. `lam` weights the term against collapse.
 def forward_loss(model, z: Tensor, act: Tensor, *, lam=0.0, generator=None):
     """The ablation, which collapses: L = L_fwd."""
     # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2. The target is NOT detached: the encoder learns from
@@ -225,14 +226,13 @@ def sigreg_loss(model, z: Tensor, act: Tensor, *, lam=0.09, generator=None):
     """The baseline LeWorldModel (arXiv 2603.19312): L = L_fwd + lam * SIGReg(z).
 
     SIGReg (LeJEPA, arXiv 2511.08544) pushes the latents of each time step towards N(0, I). It is
-    the mean, over random unit directions u, of the Epps-Pulley statistic of x = u.z,
-    n * integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt with phi(t) = mean of exp(i t x). The
-    integral is twice that over [0, 3], by the trapezoid rule on 17 points."""
+    the mean, over random unit directions u, of the Epps-Pulley statistic of x = u.z: n times twice
+    the integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) over [0, 3], phi(t) = mean exp(i t x)."""
     forward, terms = forward_loss(model, z, act)
     u = F.normalize(torch.randn(z.shape[-1], 1024, generator=generator, device=z.device), dim=0)
-    t = torch.linspace(0, 3, 17, device=z.device)
+    t = torch.linspace(0, 3, 17, device=z.device)  # for the trapezoid rule
     gauss = torch.exp(-t.square() / 2)
-    tx = (z.float() @ u).float()[..., None] * t  # (B, T, 1024, 17)
+    tx = (z @ u).float()[..., None] * t  # (B, T, 1024, 17)
     error = (tx.cos().mean(0) - gauss).square() + tx.sin().mean(0).square()
     sigreg = 2 * len(z) * torch.trapezoid(error * gauss, t).mean()
     return forward + lam * sigreg, terms | {"sigreg": sigreg}
@@ -263,7 +263,9 @@ class Dataset:
     def batch(self, rows: Tensor, time: int, block: int) -> tuple[Tensor, Tensor]:
         """Windows from rows (B,) on: obs (B, T, S, S, 3), `block` rows apart, act (B, T-1, A)."""
         at = (rows[:, None] + block * torch.arange(time)).to(self.frames.device)
-        obs = self.frames.index_select(0, at.flatten()).unflatten(0, at.shape)  # 9x frames[at]
+        obs = self.frames.index_select(0, at.flatten()).unflatten(
+            0, at.shape
+        )  # 9 times as fast as [at]
         at = rows[:, None] + torch.arange(block * (time - 1))
         return obs, self.actions[at].reshape(len(rows), time - 1, -1)
 
@@ -272,9 +274,8 @@ class Dataset:
 class Optimizer:
     """Muon for the matrices of linear layers, AdamW for all other weights.
 
-    Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes the singular values of an
-    update equal, so features with a weak gradient are learned beside those with a strong one. The
-    size of its updates is AdamW's (Liu et al. 2025, arXiv 2502.16982)."""
+    Muon (Jordan et al. 2024) makes the singular values of an update equal, so features with a weak
+    gradient are learned too. Its updates have AdamW's size (Liu et al. 2025, arXiv 2502.16982)."""
 
     def __init__(self, weights, *, muon: bool, decay: float = 1e-4, dtype=torch.float32):
         self.weights, self.muon, self.decay, self.dtype = [*weights], muon, decay, dtype
@@ -308,9 +309,8 @@ class Optimizer:
 def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume=None) -> None:
     """Train `model` in place, on the device it is on.
 
-    after_step(step, terms, state) gets the terms of the loss and all that training needs to go on,
-    besides the weights. Given back as `resume`, the state continues bit-identically on a CPU. Under
-    torchrun each process takes its part of the batch."""
+    after_step(step, terms, state) gets the terms of the loss and all that training needs to go on
+    besides the weights. Given back as `resume`, that state continues bit-identically on a CPU."""
     device = model.act_mean.device
     rank, world = (int(os.environ.get(x, d)) for x, d in (("RANK", 0), ("WORLD_SIZE", 1)))
     model.fit_actions(data.actions[data.windows("train", 1)])
@@ -380,17 +380,17 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
     obs: the present (B, H, W, 3) uint8, or the last T <= h frames (B, T, H, W, 3), a block apart,
     with the env actions between them as `past` (B, (T-1) * k, m). goal_obs: (B, H, W, 3). All are
     torch or numpy. `sizes`: samples, elites, iterations. The cost of a sequence is the squared
-    distance of its imagined end to the goal's latent. Actions stay within those of the data."""
+    distance of its imagined end to the goal's latent. Actions stay in the ranges of the data's."""
     z, z_goal = model.encode(obs), model.encode(goal_obs)
     z = z[:, None] if z.ndim == 2 else z  # (B, T, D)
     shape = len(z), z.shape[1] - 1, len(model.act_mean)
-    past = torch.as_tensor(np.zeros(shape) if past is None else past, device=z.device).float()
+    past = torch.as_tensor(np.zeros(0) if past is None else past, device=z.device).float()
     if horizon < 1 or z_goal.shape != z[:, 0].shape:
-        got = f"{len(z_goal)} for {len(z)}, horizon {horizon}"
-        raise ValueError(f"plan: expected a goal for each start and a horizon > 0, got {got}")
+        raise ValueError(f"plan: expected a goal a start, got {z_goal.shape}, horizon {horizon}")
     if z.shape[1] > model.history or past.numel() != math.prod(shape):
-        got = f"{z.shape[1]} and {tuple(past.shape)}"
-        raise ValueError(f"plan: expected T <= {model.history} frames, T - 1 blocks, got {got}")
+        raise ValueError(
+            f"plan: expected up to {model.history} frames, their past, got {past.shape}"
+        )
     pad = (0, 0, model.history - z.shape[1], 0)  # zeros where there is no past, as in training
     z, past = F.pad(z, pad)[:, None], F.pad(model.standardise(past.reshape(shape)), pad)[:, None]
     low, high = model.standardise(model.act_low), model.standardise(model.act_high)
@@ -411,9 +411,9 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
 def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> dict:
     """Plan in the environment, from frames of held-out episodes to the frames goal_offset later.
 
-    A task is solved when the environment's criterion holds at any of 2 * goal_offset steps. Without
-    a model the actions are random. Returns, by task: `solved` (n,), the steps taken or -1; `goals`
-    (n, d); `states` and `actions`, which begin `lead` rows before the task."""
+    A task is solved when the environment's criterion holds at the start or within 2 * goal_offset
+    steps. Without a model actions are random. Returns, by task, `solved` (n,): the steps taken or
+    -1, `goals` (n, d), and `states` and `actions`, which begin `lead` rows before the task."""
     lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
@@ -422,7 +422,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     states, actions = data.states[at], data.actions[at].numpy()  # the future is overwritten below
     worlds, solved = [envs.make(s.env, s.variant, s.size) for _ in rows], np.full(len(rows), -1)
     for i, world in enumerate(worlds):
-        _, info = world.reset(options={"state": states[i, lead], "goal": goals[i]})
+        _, info = world.reset(seed=i, options={"state": states[i, lead], "goal": goals[i]})
         states[i, lead], solved[i] = info["state"], 0 if info["success"] else -1
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     chunk, back, m = s.block * s.horizon, s.block * (s.history - 1), actions.shape[2]
@@ -431,7 +431,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     for t in range(lead, lead + budget, chunk):
         left, acts = np.flatnonzero(solved < 0), rng.uniform(-1, 1, (len(rows), chunk, m))
         for part in progress([left[i : i + group] for i in range(0, len(left), group)], "plan"):
-            if model:
+            if model is not None:
                 seen = states[part, t - back : t + 1 : s.block]
                 obs = np.array([[worlds[0].render_state(x) for x in task] for task in seen])
                 past = actions[part, t - back : t]
@@ -456,8 +456,7 @@ def r2(prediction: Tensor, target: Tensor) -> float:
 
 def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, ridge: float = 1e-3) -> Tensor:
     """Ridge regression on standardised inputs (n, D) and targets (n, j): predictions for x_test."""
-    weights = torch.linalg.solve(x.T @ x + ridge * torch.eye(x.shape[1]).to(x), x.T @ y)
-    return x_test @ weights
+    return x_test @ torch.linalg.solve(x.T @ x + ridge * torch.eye(x.shape[1]).to(x), x.T @ y)
 
 
 def mlp_probe(x: Tensor, y: Tensor, x_test: Tensor, *, epochs: int = 200) -> Tensor:
@@ -649,8 +648,8 @@ def open_dataset(folder: str | Path) -> Dataset:
 def collect(s: Settings, root: str | Path = "data") -> Path:
     """Collect episodes of the environment's behaviour policy, in a process per core.
 
-    The folder's name hashes everything that determines its content; an existing one is reused.
-    Episode i is seeded by i alone, so the number of processes does not matter."""
+    The folder's name hashes the settings, the environment's classes and the libraries' versions.
+    An existing one is reused. Episode i is seeded by i."""
     world, count = envs.make(s.env, s.variant, s.size), max(2, round(s.frames / s.episode))
     rows, m, d = count * s.episode, len(world.action_space.low), len(world.state())
     sources = [c for c in type(world).__mro__ if issubclass(c, envs.PixelEnv)] + [envs.Canvas]
@@ -662,17 +661,20 @@ def collect(s: Settings, root: str | Path = "data") -> Path:
     if path.exists():
         return path
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with replacing(path) as folder:
-        create_arrays(folder, rows, s.size, m, d)
-        pool = ProcessPoolExecutor(mp_context=context, initializer=start_worker)
-        try:
+    pool = ProcessPoolExecutor(mp_context=context, initializer=start_worker)
+    try:
+        with replacing(path) as folder:
+            create_arrays(folder, rows, s.size, m, d)
             job, chunk = partial(collect_episode, folder, s), max(1, min(8, count // 8))
             episodes = pool.map(job, range(count), chunksize=chunk)
             list(progress(episodes, f"collect {s.env}", total=count, unit=" episodes"))
-        finally:
-            pool.shutdown(cancel_futures=True)
-        np.save(folder / "episode_ends.npy", np.arange(s.episode, rows + 1, s.episode))
-        write_json(folder / "meta.json", meta)
+            np.save(folder / "episode_ends.npy", np.arange(s.episode, rows + 1, s.episode))
+            write_json(folder / "meta.json", meta)
+    except OSError:
+        if not path.exists():  # no other process has made it meanwhile
+            raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     return path
 
 
@@ -737,9 +739,7 @@ def load(run: str | Path, device="cpu") -> WorldModel:
 def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
-    name = info.partition("model name\t: ")[2].partition("\n")[0] or "CPU"
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 class Recorder:
@@ -751,8 +751,7 @@ class Recorder:
         self.run, self.model, self.s, self.recent = run, model, s, []
         self.rows = state["rows"] if state else []
         first, spent = (self.rows[-1][name] for name in ("step", "seconds")) if state else (0, 0.0)
-        self.saved = time.perf_counter()
-        self.start = self.saved - spent
+        self.saved, self.start = time.perf_counter(), time.perf_counter() - spent
         self.bar = progress(label=f"train {s.method}", total=s.steps, initial=first)
 
     def __call__(self, step: int, terms: dict[str, Tensor], state: dict) -> None:
@@ -813,7 +812,6 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
 
 
 def check_windows(data: Dataset, s: Settings) -> None:
-    """Raise InputError unless both splits have an episode long enough for all that is done."""
     planning = s.block * max(2, s.history - 1) + s.goal_offset if s.env else 0
     span = max(planning, s.block * max(s.window - 1, s.history))
     for split in data.episodes:
@@ -849,18 +847,17 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
         print("planning: off, the data has no states of one of the environments")
     path = run / f"metrics{name}.json"
     write_json(path, (read_json(path) if path.exists() else {}) | results)
-    with replacing(run / f"evaluation{name}.npz") as temporary:
-        np.savez_compressed(temporary, **arrays)
+    np.savez_compressed(run / f"evaluation{name}.npz", **arrays)
 
 
 def score_planning(model: WorldModel, data: Dataset, s: Settings) -> tuple[dict, dict]:
     """Success of the planner and of random actions, in all tasks and where the start is no goal."""
     start, plans = time.perf_counter(), evaluate_planning(model, data, s)
     spent, solved = time.perf_counter() - start, plans["solved"]
-    made = (solved != 0).sum() + ((solved < 0) | (solved > s.block * s.horizon)).sum()
-    scores = {"seconds_per_plan": spent / max(1, int(made))}
+    steps = np.where(solved < 0, 2 * s.goal_offset, solved)  # that each task took
+    scores = {"seconds_per_plan": spent / max(1, np.ceil(steps / (s.block * s.horizon)).sum())}
     random = evaluate_planning(None, data, s)["solved"] >= 0
-    for suffix, some in (("", np.isfinite(solved)), ("_unsolved", solved != 0)):
+    for suffix, some in (("", solved >= -1), ("_unsolved", solved != 0)):
         n, (low, high) = int(some.sum()), interval95(solved[some] >= 0)
         hits, chance = (100 * float(np.mean(x[some])) if n else 0.0 for x in (solved >= 0, random))
         scores |= {("unsolved_tasks" if suffix else "tasks"): n, f"success{suffix}": hits}
@@ -891,8 +888,8 @@ def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings
     variances, axes = torch.linalg.eigh(torch.cov(z_test.T))
     variances, axes = variances.flip(0).clamp_min(0), axes.flip(1)[:, :2]
     # rollouts of up to ten blocks: imagined latents beside the encoded ones
-    longest = max((data.ends - data.starts)[data.episodes["test"]])
-    steps = min(10, int(longest - 1) // s.block - h + 1)
+    lengths = (data.ends - data.starts)[data.episodes["test"]]
+    steps = min(10, (int(lengths.max()) - 1) // s.block - h + 1)
     rows = rng.permutation(data.windows("test", s.block * (h - 1 + steps)))[:500]
     obs, act = data.batch(torch.from_numpy(rows), h + steps, s.block)
     obs = obs.flatten(0, 1)
@@ -932,6 +929,8 @@ def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 def figures(runs: list[Path], folder: Path) -> None:
     """Draw runs side by side, and the plans of each, from saved results."""
     results = [load_results(run) for run in runs]
+    if len({(s.env, s.variant) for s, *_ in results}) > 1:
+        raise InputError("figures: expected runs of one environment, got several")
     pictures = {"latents": draw_latents(results)}
     for run, (s, _, arrays, _) in zip(runs, results, strict=True):
         if "solved" in arrays:
@@ -944,11 +943,11 @@ def figures(runs: list[Path], folder: Path) -> None:
 
 def load_results(run: Path) -> tuple[Settings, dict, dict, np.ndarray]:
     """The settings, the metrics, the arrays to draw and the log of a finished run."""
-    settings, metrics = read_json(run / "settings.json"), read_json(run / "metrics.json")
     try:
         arrays = dict(np.load(run / "evaluation.npz", allow_pickle=False))
         log = np.genfromtxt(run / "log.csv", delimiter=",", names=True)
-        return Settings(**settings), metrics["latent"], arrays, log
+        s, metrics = (read_json(run / f"{name}.json") for name in ("settings", "metrics"))
+        return Settings(**s), metrics["latent"], arrays, log
     except Exception as error:  # whatever the files are, they are not those of a finished run
         raise InputError(f"{run}: expected a finished run, got: {error}") from error
 
@@ -1015,15 +1014,14 @@ def draw_plans(s: Settings, arrays: dict):
 
     solved, lead = arrays["solved"], s.block * max(2, s.history - 1)
     tasks = [*np.flatnonzero(solved > 0)[:2], *np.flatnonzero(solved < 0)[:2]] or [0]
-    world, size = envs.make(s.env, s.variant, 128), (10, 1.4 * len(tasks))
-    figure, grid = pyplot.subplots(len(tasks), 8, figsize=size, squeeze=False, layout="constrained")
+    world = envs.make(s.env, s.variant, 128)
+    style = dict(squeeze=False, layout="constrained", subplot_kw=dict(xticks=[], yticks=[]))
+    figure, grid = pyplot.subplots(len(tasks), 8, figsize=(10, 1.4 * len(tasks)), **style)
     for task, row in zip(tasks, grid, strict=True):
         end = solved[task] if solved[task] >= 0 else 2 * s.goal_offset
         steps = np.linspace(0, end, 7).round().astype(int)
         shown = {f"step {step}": arrays["states"][task, lead + step] for step in steps}
         shown["goal"] = arrays["goals"][task]
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
         for axes, (text, state) in zip(row, shown.items(), strict=False):
             axes.imshow(world.render_state(state))
             axes.set_title(text, fontsize=8)
@@ -1049,7 +1047,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="", help="folder to write to")
     parser.add_argument("--resume", type=Path, metavar="", help="a stopped run to train on")
     devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
-    option = dict(choices=devices, default=devices[0], help=f"of {', '.join(devices)}")
+    option = dict(choices=devices, default=devices[0], help=f"one of {', '.join(devices)}")
     parser.add_argument("--device", metavar="", **option)
     known = {"env": [*envs.ENVS], "method": [*METHODS], "networks": [*NETWORKS]}
     groups = {name: parser.add_argument_group(name) for name in ("data", "training", "evaluation")}
@@ -1072,23 +1070,25 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if bool(runs) == (command == "train"):
             raise InputError(f"{command}: expected run folders after evaluate and figures alone")
+        for x in fields(Settings) if args.resume or command != "train" else ():
+            if x.name in given and (command != "evaluate" or x.metadata["group"] != "evaluation"):
+                raise InputError(f"--{x.name}: expected with a new run alone; drop it")
         if command == "figures":
             figures(runs, args.out or runs[0] / "figures")
         elif command == "evaluate":
             changed = "".join(f"-{name}{value}" for name, value in given.items())
             for run in runs:
-                model, s, _ = load_checkpoint(run, device)
-                s = replace(s, **given)
+                model, s, state = load_checkpoint(run, device)
+                if not state or state["step"] < s.steps:
+                    raise InputError(f"{run}: expected a finished run; train --resume {run}")
+                s = settings_for(**asdict(s) | given)
                 evaluate(run, model, open_dataset(s.data or collect(s)), s, changed)
         elif args.resume:
-            if given:
-                raise InputError(f"--resume keeps the settings of a run; drop --{[*given][0]}")
             run_train(load_checkpoint(args.resume)[1], args.resume, device, True)
         else:
             s = settings_for(**given)
-            first = next(iter(envs.ENVS[s.env].VARIANTS)) if s.env else ""
-            parts = (s.env or Path(s.data).name, s.variant, s.method, f"s{s.seed}")
-            name = "-".join(part for part in parts if part != first)
+            parts = (s.env or Path(s.data).name, given.get("variant"), s.method, f"s{s.seed}")
+            name = "-".join(filter(None, parts))
             run_train(s, args.out or Path("runs") / name, device, False)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
