@@ -38,7 +38,7 @@ class PixelEnv(gym.Env):
 
     and, where the published state is not all in `self._state`, state() and _set_state(state).
     Raises ValueError on an action, a state or a goal of wrong shape or with NaN, and on an unknown
-    option. A copied or unpickled environment continues identically."""
+    option. A deep-copied or unpickled one continues identically."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments
@@ -245,7 +245,7 @@ class DotWorld(PixelEnv):
         low, high = self._room(dots, group)
         low, high = np.maximum(low / self.REACH, -1), np.minimum(high / self.REACH, 1)
         for _ in range(20):
-            displacement = rng.uniform(low, high)
+            displacement = rng.uniform(low, np.maximum(low, high))
             moved = self._moved(dots, group, displacement)
             if moved is not dots:
                 return displacement, moved
@@ -330,7 +330,7 @@ class Sprite(PixelEnv):
         low, high, place = np.full(3, -1.0), np.ones(3), self._state[:2]
         low[:2] = np.maximum(low[:2], (self.RADIUS - place) / self.REACH)
         high[:2] = np.minimum(high[:2], (self.CANVAS - self.RADIUS - place) / self.REACH)
-        return rng.uniform(low, high)
+        return rng.uniform(low, np.maximum(low, high))
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
         canvas, (c, s) = Canvas(self.size, self.CANVAS), (math.cos(state[2]), math.sin(state[2]))

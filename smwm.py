@@ -43,7 +43,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -312,7 +312,8 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
     after_step(step, terms, state) gets the terms of the loss and all that training needs to go on
     besides the weights. Given back as `resume`, that state continues bit-identically on a CPU."""
     device = model.act_mean.device
-    rank, world = (int(os.environ.get(x, d)) for x, d in (("RANK", 0), ("WORLD_SIZE", 1)))
+    parallel = distributed.is_initialized()
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
     dtype, muon = torch.bfloat16 if model.bf16 else torch.float32, s.width > 128
@@ -335,7 +336,7 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         loss.backward()
         for weight in model.parameters() if world > 1 else ():
             if weight.grad is not None:
-                torch.distributed.all_reduce(weight.grad.div_(world))
+                distributed.all_reduce(weight.grad.div_(world))
         # a linear warm-up over a tenth of the steps, then a cosine to 0
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / s.steps)
         optimizer.step(s.lr * min(10 * step / s.steps, cosine))
@@ -419,7 +420,8 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
     goals, goal_obs = data.states[rows + s.goal_offset], data.frames[rows + s.goal_offset]
     at = (rows[:, None] + np.arange(-lead, budget + 1)).clip(max=len(data.states) - 1)
-    states, actions = data.states[at], data.actions[at].numpy()  # the future is overwritten below
+    states, actions = data.states[at], data.actions[at].numpy()
+    states[:, lead + 1 :], actions[:, lead:] = np.nan, np.nan  # filled in below
     worlds, solved = [envs.make(s.env, s.variant, s.size) for _ in rows], np.full(len(rows), -1)
     for i, world in enumerate(worlds):
         _, info = world.reset(seed=i, options={"state": states[i, lead], "goal": goals[i]})
@@ -515,7 +517,7 @@ def settings_for(**given) -> Settings:
     if given.get("data") and "env" not in given:
         path = Path(given["data"]) / "meta.json"
         meta = read_json(path) if path.exists() else {}
-        given |= {name: meta.get(name, "") for name in ("env", "variant")}
+        given |= {name: str(meta.get(name, "")) for name in ("env", "variant")}
     env, method = (given.get(name, getattr(Settings, name)) for name in ("env", "method"))
     variants = [*envs.ENVS[env].VARIANTS] if env in envs.ENVS else [""]
     variant = given.get("variant") or variants[0]
@@ -523,16 +525,17 @@ def settings_for(**given) -> Settings:
     for key in (env, f"{env} {variant}", method, f"{env} {method}"):
         preset |= PRESETS.get(key, {})
     s = Settings(**preset | given | {"variant": variant})
-    if variant not in variants:
-        raise InputError(f"--variant: expected one of {', '.join(variants)}, got {variant}")
+    if env not in (*envs.ENVS, "") or variant not in variants or method not in METHODS:
+        got = f"{env} {variant}, {method}; its variants are {', '.join(variants)}"
+        raise InputError(f"expected a known environment, variant and method, got {got}")
     least = {"lam": 0, "seed": 0, "lr": 0, "window": 2, "elites": 2}
     for name, value in asdict(s).items():
         low = least.get(name, 1)
         if not isinstance(value, str) and not low <= value < math.inf:
             raise InputError(f"--{name.replace('_', '-')}: expected {low} or more, got {value}")
-    if s.elites > s.samples or s.size % 16:
-        got = f"{s.elites}, {s.samples}, {s.size}"
-        raise InputError(f"expected elites <= samples and a size that 16 divides, got {got}")
+    if s.elites > s.samples or s.size % 16 or s.width % 8:
+        got = f"{s.elites}, {s.samples}, {s.size}, {s.width}"
+        raise InputError(f"expected elites <= samples, size % 16 = 0, width % 8 = 0, got {got}")
     return s
 
 
@@ -554,13 +557,11 @@ def write_json(path: Path, value: dict) -> None:
 def read_json(path: Path) -> dict:
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON object, got: {error}") from error
 
 
-class Lines:
-    """A file that turns the carriage returns of a progress bar into lines on stderr."""
-
+class Lines:  # a file that turns the carriage returns of a progress bar into lines on stderr
     def write(self, text: str) -> None:
         if text.strip():
             print(text.strip(), file=sys.stderr, flush=True)
@@ -593,8 +594,8 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
     states = np.zeros((count, 0)) if states is None else states
     if folder.exists():
         raise InputError(f"{folder}: expected a new folder, it exists; choose another name")
-    if not len(actions) == len(states) == count:
-        raise InputError(f"{folder}: expected {count} rows of actions and states, one a frame")
+    if not len(actions) == len(states) == count or size % 16:
+        raise InputError(f"{folder}: expected {count} actions and states, a size that 16 divides")
     with replacing(folder) as new:
         arrays = create_arrays(new, count, size, actions.shape[1], states.shape[1])
         for start in progress(range(0, count, 1000), f"save {folder}"):
@@ -617,8 +618,8 @@ def open_dataset(folder: str | Path) -> Dataset:
     folder, arrays = Path(folder), {}
     for name in ("frames", "actions", "episode_ends", "states"):
         try:
-            arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "c")
+        except Exception as error:  # whatever the file is, it is not an array
             if name != "states" or (folder / "states.npy").exists():
                 raise InputError(f"{folder}/{name}.npy: expected an array, got: {error}") from error
             arrays[name] = np.zeros((len(arrays["frames"]), 0))
@@ -641,8 +642,8 @@ def open_dataset(folder: str | Path) -> Dataset:
         bad = ~np.isfinite(arrays[name]).all(1)
         bad[ends - 1] &= name == "states"  # the action at an episode's last frame is not used
         expect(name, not bad.any(), f"finite numbers (row {bad.argmax()} is not)")
-    expect("actions", actions.shape[1], "one entry or more")
-    return Dataset(frames, actions.astype(np.float32, copy=False), ends, states)
+    actions, ends = np.asarray(actions, np.float32), np.asarray(ends, np.int64)
+    return Dataset(frames, actions, ends, np.asarray(states, np.float64))
 
 
 def collect(s: Settings, root: str | Path = "data") -> Path:
@@ -661,7 +662,7 @@ def collect(s: Settings, root: str | Path = "data") -> Path:
     if path.exists():
         return path
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(mp_context=context, initializer=start_worker)
+    pool = ProcessPoolExecutor(torch.get_num_threads(), context, start_worker)
     try:
         with replacing(path) as folder:
             create_arrays(folder, rows, s.size, m, d)
@@ -775,11 +776,12 @@ class Recorder:
 
 def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> None:
     """Collect the data, train, save and evaluate. Under torchrun, rank 0 alone writes."""
-    lead, parallel = os.environ.get("RANK", "0") == "0", torch.distributed.is_initialized()
+    parallel = distributed.is_initialized()
+    lead = not parallel or distributed.get_rank() == 0
     if lead and run.exists() and not resume:
         raise InputError(f"{run}: expected a new run folder, it exists; use --out or --resume")
     if parallel and not lead:
-        torch.distributed.barrier()  # until the data is there
+        distributed.barrier()  # until the data is there
     folder = Path(s.data) if s.data else collect(s)
     data = open_dataset(folder)
     s = replace(s, size=data.frames.shape[1])
@@ -792,7 +794,7 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     if not lead:
         return train(model, data, s, None, state)
     if parallel:
-        torch.distributed.barrier()
+        distributed.barrier()
     if not resume:
         with replacing(run) as new:  # fails if another process has made the folder meanwhile
             new.mkdir()
@@ -825,7 +827,8 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
     """Probe and plan, print the results, and write them to metrics.json of the run folder."""
     check_windows(data, s)
     world = envs.make(s.env, s.variant, s.size) if s.env else None
-    if world and data.states.shape[1] != len(world.state()):
+    sizes = data.states.shape[1], data.actions.shape[1]
+    if world and sizes != (len(world.state()), len(world.action_space.low)):
         world = None  # states of something else cannot be restored
     entries = {f"state {i}": value[:, None] for i, value in enumerate(data.states.T)}
     targets = world.probe_targets(data.states) if world else entries
@@ -929,11 +932,9 @@ def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 def figures(runs: list[Path], folder: Path) -> None:
     """Draw runs side by side, and the plans of each, from saved results."""
     results = [load_results(run) for run in runs]
-    if len({(s.env, s.variant) for s, *_ in results}) > 1:
-        raise InputError("figures: expected runs of one environment, got several")
     pictures = {"latents": draw_latents(results)}
     for run, (s, _, arrays, _) in zip(runs, results, strict=True):
-        if "solved" in arrays:
+        if "solved" in arrays and s.env in envs.ENVS:
             pictures[f"plans-{run.name}"] = draw_plans(s, arrays)
     for name, figure in pictures.items():
         with replacing(folder / f"{name}.png") as temporary:
@@ -957,7 +958,8 @@ def draw_latents(results: list):
     from matplotlib import pyplot  # imported here: training does not need it
 
     first, _, arrays, _ = results[0]
-    world, names = envs.ENVS.get(first.env), [x[7:] for x in arrays if x.startswith("target ")]
+    world, names = envs.ENVS.get(first.env), [x for x in arrays if x.startswith("target ")]
+    names = [x[7:] for x in names if all(x in own for _, _, own, _ in results)]
     size = 3 * len(results) + 3, 2.7 * len(names) + 5.4
     shape = len(names) + 2, len(results) + 1
     figure, grid = pyplot.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
@@ -973,9 +975,9 @@ def draw_latents(results: list):
     for column, (s, latent, own, log) in zip(grid.T[1:], results, strict=True):
         share = 100 * np.array(latent["spectrum"]) / sum(latent["spectrum"])
         text = f"effective dimension {latent['effective_dim']:.2f}"
-        column[-2].bar(np.arange(1, 11), share[:10])
+        column[-2].bar(np.arange(len(share[:10])) + 1, share[:10])
         column[-2].set(xlabel="principal component", ylabel="% of variance", title=text)
-        for n in range(5):
+        for n in range(min(5, len(own["encoded"]))):
             real = own["encoded"][n]
             imagined = np.append(real[:1], own["imagined"][n], 0)
             column[-1].plot(*real.T, "-o", color=f"C{n}", ms=4)
@@ -1047,8 +1049,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="", help="folder to write to")
     parser.add_argument("--resume", type=Path, metavar="", help="a stopped run to train on")
     devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
-    option = dict(choices=devices, default=devices[0], help=f"one of {', '.join(devices)}")
-    parser.add_argument("--device", metavar="", **option)
+    parser.add_argument("--device", choices=devices, default=devices[0])
     known = {"env": [*envs.ENVS], "method": [*METHODS], "networks": [*NETWORKS]}
     groups = {name: parser.add_argument_group(name) for name in ("data", "training", "evaluation")}
     for x in fields(Settings):
@@ -1065,8 +1066,8 @@ def main(argv: list[str] | None = None) -> int:
     given = {x.name: getattr(args, x.name) for x in fields(Settings) if x.name in args}
     command, runs, device = args.command, args.runs, torch.device(args.device)
     if "LOCAL_RANK" in os.environ:  # started by torchrun
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        device = torch.device(args.device.replace("cuda:0", f"cuda:{os.environ['LOCAL_RANK']}"))
     try:
         if bool(runs) == (command == "train"):
             raise InputError(f"{command}: expected run folders after evaluate and figures alone")
@@ -1083,13 +1084,11 @@ def main(argv: list[str] | None = None) -> int:
                     raise InputError(f"{run}: expected a finished run; train --resume {run}")
                 s = settings_for(**asdict(s) | given)
                 evaluate(run, model, open_dataset(s.data or collect(s)), s, changed)
-        elif args.resume:
-            run_train(load_checkpoint(args.resume)[1], args.resume, device, True)
         else:
-            s = settings_for(**given)
+            s = settings_for(**asdict(load_checkpoint(args.resume)[1]) if args.resume else given)
             parts = (s.env or Path(s.data).name, given.get("variant"), s.method, f"s{s.seed}")
-            name = "-".join(filter(None, parts))
-            run_train(s, args.out or Path("runs") / name, device, False)
+            run = args.resume or args.out or Path("runs", "-".join(filter(None, parts)))
+            run_train(s, run, device, bool(args.resume))
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

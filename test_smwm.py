@@ -627,15 +627,15 @@ def test_two_processes_train_as_one(folder, capsys):
 def test_bad_settings_end_in_one_line(folder, capsys):
     run(f"train {TINY} --out one")
     for args, words in {
-        "--variant dotted": "--variant: expected one of single",
+        "--variant dotted": "its variants are single",
         "--batch 0": "--batch: expected 1 or more, got 0",
-        "--size 60": "a size that 16 divides",
+        "--size 60": "size % 16 = 0",
         "--elites 400": "expected elites <= samples",
         "--goal-offset 60": "expected train episodes of more than 62 frames",
         "--data nowhere": "nowhere/frames.npy: expected an array",
         "--out one": "one: expected a new run folder",
         "--lr 1e30 --steps 40": "the loss became",
-        "--resume one": "--resume keeps the settings",
+        "--resume one": "expected with a new run alone",
     }.items():
         capsys.readouterr()
         said = run(f"train {TINY} {args}", code=2, capsys=capsys).splitlines()
