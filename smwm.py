@@ -976,20 +976,19 @@ def draw_latents(results: list):
         share = 100 * np.array(latent["spectrum"]) / sum(latent["spectrum"])
         text = f"effective dimension {latent['effective_dim']:.2f}"
         column[-2].bar(np.arange(len(share[:10])) + 1, share[:10])
-        column[-2].set(xlabel="principal component", ylabel="% of variance", title=text)
-        for n in range(min(5, len(own["encoded"]))):
-            real = own["encoded"][n]
+        column[-2].set(xlabel="component", ylabel="% of variance", xticks=range(1, 11), title=text)
+        for n, real in enumerate(own["encoded"][:5]):
             imagined = np.append(real[:1], own["imagined"][n], 0)
             column[-1].plot(*real.T, "-o", color=f"C{n}", ms=4)
             column[-1].plot(*imagined.T, "--x", color=f"C{n}", ms=4)
-        column[-1].set_title("rollouts: encoded (o), imagined (x)")
+        column[-1].set_title("rollouts: o encoded, x imagined", fontsize=10)
         for axes in (*column[:-2], column[-1]):
             axes.set(xlabel=f"PC 1 ({share[0]:.0f}%)", ylabel=f"PC 2 ({share[1]:.0f}%)")
             axes.set_aspect("equal", "datalim")
         column[0].set_title(f"{s.env} {s.variant}, {s.method}, seed {s.seed}", fontsize=10)
         for axes, term in ((grid[-2, 0], "forward"), (grid[-1, 0], "spread")):
-            axes.semilogy(log["step"], log[term], label=f"{s.method}, seed {s.seed}")
-            axes.set(xlabel="step", title=term)
+            axes.loglog(log["step"], log[term], label=f"{s.method}, seed {s.seed}")
+            axes.set(xlabel="step", title={"forward": "$L_{fwd}$"}.get(term, term))
             axes.legend(fontsize=8)
     return figure
 
@@ -1027,6 +1026,8 @@ def draw_plans(s: Settings, arrays: dict):
         for axes, (text, state) in zip(row, shown.items(), strict=False):
             axes.imshow(world.render_state(state))
             axes.set_title(text, fontsize=8)
+        for axes in row[len(shown) :]:
+            axes.axis("off")
         row[0].set_ylabel("solved" if solved[task] >= 0 else "not solved", fontsize=8)
     figure.suptitle(f"{s.env} {s.variant}, {s.method}, seed {s.seed}", fontsize=9)
     return figure

@@ -524,7 +524,7 @@ def test_readme_own_loss_and_own_environment(folder, monkeypatch):
     monkeypatch.setattr(smwm, "METHODS", dict(smwm.METHODS))
     monkeypatch.setattr(envs, "ENVS", dict(envs.ENVS))
     monkeypatch.syspath_prepend(folder)  # collect reads an environment's source from its file
-    for name, option in {"METHODS": "--method vicreg", "ENVS": "--env slider --block 1"}.items():
+    for name, option in {"METHODS": "--method vicreg", "ENVS": "--env fastroom"}.items():
         Path(f"mine_{name}.py").write_text(snippet(f".{name}["))
         importlib.import_module(f"mine_{name}")
         run(f"train {TINY} {option} --out {name}")

@@ -71,15 +71,17 @@ def results(groups) -> str:
 
 
 def probes(groups) -> str:
+    """Of SMWM with history 1; metrics.json has the others."""
     rows = []
     for s, seeds in groups:
-        for name in seeds[0]["probe"]["linear"]:
-            published = PUBLISHED["probe"][s.env].get(name, {}).get(s.method, ("-", "-"))
-            row = [label(s), name, s.method]
+        names = seeds[0]["probe"]["linear"] if (s.method, s.history) == ("smwm", 1) else ()
+        for name in names:
+            row = [s.env, name]
+            published = PUBLISHED["probe"][s.env].get(name, {}).get("smwm", ("-", "-"))
             for kind, value in zip(("linear", "mlp"), published, strict=True):
                 row += [mean([m["probe"][kind][name] for m in seeds], 3), value]
             rows.append(row)
-    header = "environment|quantity|method|linear R²|published|MLP R²|published"
+    header = "SMWM on|quantity|linear R²|published|MLP R²|published"
     return table(header.split("|"), rows)
 
 
@@ -108,9 +110,7 @@ def toys(groups) -> str:
         rows[-1] += [
             f"{np.mean([m['planning'][k] for m in seeds]):.0f}" for k in ("success", "random")
         ]
-    header = (
-        "world|method|dimension|rank|paper's (true)|R², controlled|R², other|spread|solved|random"
-    )
+    header = "world|method|dim.|rank|theirs (true)|R², controlled|R², other|spread|solved %|random"
     return table(header.split("|"), rows)
 
 
