@@ -9,6 +9,7 @@ display, no GPU, the same bytes on every machine. Dot world has a second class, 
 one environment elsewhere, copy its class, `PixelEnv` and, for the two-dimensional ones, `Canvas`.
 """
 
+import copy
 import itertools
 import math
 
@@ -38,7 +39,7 @@ class PixelEnv(gym.Env):
 
     and, where the published state is not all in `self._state`, state() and _set_state(state).
     Raises ValueError on an action, a state or a goal of wrong shape or with NaN, and on an unknown
-    option. A deep-copied or unpickled one continues identically."""
+    option. A copied or unpickled one continues identically."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments
@@ -91,6 +92,9 @@ class PixelEnv(gym.Env):
 
     def render(self) -> np.ndarray | None:
         return self.render_state(self.state()) if self.render_mode == "rgb_array" else None
+
+    def __copy__(self) -> "PixelEnv":
+        return copy.deepcopy(self)  # nothing of the simulator is shared
 
     def _info(self) -> dict:
         state = self.state()
@@ -178,14 +182,10 @@ class DotWorld(PixelEnv):
 
     CANVAS, RADIUS, REACH, GOAL_DISTANCE = 64.0, 2.0, 16.0, 2.0  # px
     COLORS = [(214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189)]
-    VARIANTS = {
-        "single": {},
-        "independent2": {"independent": 2},
-        "coupled": {"independent": 0, "coupled": 1},
-        "distractor": {"random": 1},
-        "static": {"static": 1},
-        "combined": {"independent": 2, "coupled": 1, "random": 1},
-    }
+    VARIANTS = {"single": {}, "independent2": {"independent": 2}}
+    VARIANTS |= {"coupled": {"independent": 0, "coupled": 1}, "distractor": {"random": 1}}
+    VARIANTS |= {"static": {"static": 1}}
+    VARIANTS |= {"combined": {"independent": 2, "coupled": 1, "random": 1}}
 
     def __init__(self, independent=1, coupled=0, random=0, static=0, *, size=64, render_mode=None):
         counts = {"dot": independent, "pair": coupled, "random": random, "static": static}

@@ -499,8 +499,9 @@ PRESETS = {
     "dotworld": dict(block=1, episode=50, width=128, steps=1500, batch=64, probe_epochs=15),
     "dotworld single": dict(steps=200, batch=32, samples=100, elites=10, iterations=10),
     "dotworld forward": dict(steps=3000),  # as many as it takes to collapse
+    "dotworld combined": dict(steps=4000),
     "sprite": dict(block=1, episode=50, width=128, steps=1500, batch=64, probe_epochs=15),
-    "sprite xyt": dict(frames=40_000, steps=2000, lam=100.0),
+    "sprite xyt": dict(frames=40_000, width=256, steps=4000),
     "tworoom": dict(frames=100_000, steps=1000),
     "reacher": dict(frames=200_000, steps=2000),
     "pusht": dict(frames=600_000, lam=30.0),
@@ -727,9 +728,7 @@ def load_checkpoint(run: str | Path, device="cpu") -> tuple[WorldModel, Settings
             raise ValueError("weights that are not finite")
         return model.eval(), s, content["training"]
     except Exception as error:  # whatever the file is, it is not a checkpoint of ours
-        raise InputError(
-            f"{path}: expected a checkpoint of smwm.py, got: {error!r:.200}"
-        ) from error
+        raise InputError(f"{path}: expected a checkpoint, got: {error!r:.200}") from error
 
 
 def load(run: str | Path, device="cpu") -> WorldModel:

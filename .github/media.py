@@ -1,8 +1,10 @@
 """Draw the README's pictures into assets/: python .github/media.py RUNS
 
-RUNS is the folder with the runs dotworld-smwm-s0, dotworld-sigreg-s0 and dotworld-forward-s0.
+RUNS is the folder with the runs dotworld-smwm-s0, dotworld-sigreg-s0, dotworld-forward-s0 and
+pusht-smwm-s0.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -33,12 +35,12 @@ def environments():
 
 
 def main() -> None:
-    runs = [Path(sys.argv[1]) / f"dotworld-{method}-s0" for method in smwm.METHODS]
-    assets = HERE / "assets"
+    runs, assets = Path(sys.argv[1]), HERE / "assets"
     with tempfile.TemporaryDirectory() as folder:
-        smwm.figures(runs, Path(folder))
-        (Path(folder) / "latents.png").rename(assets / "latents.png")
-        (Path(folder) / "plans-dotworld-smwm-s0.png").rename(assets / "plans.png")
+        smwm.figures([runs / f"dotworld-{method}-s0" for method in smwm.METHODS], Path(folder))
+        shutil.move(Path(folder) / "latents.png", assets / "latents.png")
+        smwm.figures([runs / "pusht-smwm-s0"], Path(folder))
+        shutil.move(Path(folder) / "plans-pusht-smwm-s0.png", assets / "plans.png")
     environments().savefig(assets / "environments.png", dpi=110)
 
 

@@ -51,7 +51,7 @@ def label(s: smwm.Settings) -> str:
 
 
 def results(groups) -> str:
-    header = "environment|method|seeds|solved %|95%|published|unsolved at start|random|published"
+    header = "env|method|seeds|solved %|95%|paper|unsolved: % of n|random|paper"
     rows = []
     for s, seeds in groups:
         published = PUBLISHED["planning"][s.env]
@@ -81,7 +81,7 @@ def probes(groups) -> str:
             for kind, value in zip(("linear", "mlp"), published, strict=True):
                 row += [mean([m["probe"][kind][name] for m in seeds], 3), value]
             rows.append(row)
-    header = "SMWM on|quantity|linear R²|published|MLP R²|published"
+    header = "env|quantity|linear R²|paper|MLP R²|paper"
     return table(header.split("|"), rows)
 
 
@@ -99,18 +99,22 @@ def toys(groups) -> str:
             k: np.mean([m["probe"]["linear"][k] for m in seeds])
             for k in seeds[0]["probe"]["linear"]
         }
-        kept = [f"{v:.4f}" for k, v in linear.items() if k in world.controlled]
-        dropped = [f"{k} {v:.2f}" for k, v in linear.items() if k not in world.controlled]
+        kept = [v for k, v in linear.items() if k in world.controlled]
+        dropped = {k: v for k, v in linear.items() if k not in world.controlled}
+        dropped = [f"{k.replace(' 1', '').split()[-1]} {v:.2f}" for k, v in dropped.items()]
         rank = mean([effective_rank(x["spectrum"]) for x in latent], 2)
         theirs = PUBLISHED["effective_rank"].get(s.variant) if s.method == "smwm" else None
-        rows.append([f"{s.env} {s.variant}", s.method])
+        rows.append([s.variant if s.env == "dotworld" else f"{s.env} {s.variant}", s.method])
         rows[-1] += [mean([x["effective_dim"] for x in latent], 2), rank]
-        rows[-1] += [f"{theirs[1]} ({theirs[0]})" if theirs else "-", ", ".join(kept) or "-"]
+        rows[-1] += [
+            f"{theirs[1]} ({theirs[0]})" if theirs else "-",
+            f"{min(kept):.4f}" if kept else "-",
+        ]
         rows[-1] += [", ".join(dropped) or "-", f"{np.mean([x['spread'] for x in latent]):.2g}"]
         rows[-1] += [
             f"{np.mean([m['planning'][k] for m in seeds]):.0f}" for k in ("success", "random")
         ]
-    header = "world|method|dim.|rank|theirs (true)|R², controlled|R², other|spread|solved %|random"
+    header = "world|method|dim.|rank|theirs (true)|R²|R², others|spread|solved %|random"
     return table(header.split("|"), rows)
 
 
