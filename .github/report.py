@@ -71,13 +71,14 @@ def results(groups) -> str:
 
 
 def probes(groups) -> str:
-    """Of SMWM with history 1; metrics.json has the others."""
+    """Of SMWM with history 1, for what is published; metrics.json has the others."""
     rows = []
     for s, seeds in groups:
         names = seeds[0]["probe"]["linear"] if (s.method, s.history) == ("smwm", 1) else ()
         for name in names:
-            row = [s.env, name]
-            published = PUBLISHED["probe"][s.env].get(name, {}).get("smwm", ("-", "-"))
+            if name not in PUBLISHED["probe"][s.env]:
+                continue
+            row, published = [s.env, name], PUBLISHED["probe"][s.env][name]["smwm"]
             for kind, value in zip(("linear", "mlp"), published, strict=True):
                 row += [mean([m["probe"][kind][name] for m in seeds], 3), value]
             rows.append(row)
