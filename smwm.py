@@ -104,7 +104,7 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(*hidden, nn.Linear(2 * width, width // 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.convs(x).flatten(1))
+        return self.head(self.convs(x).permute(0, 2, 3, 1).flatten(1))  # as they lie in memory
 
 
 class ForwardModel(nn.Module):
