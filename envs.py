@@ -635,17 +635,17 @@ class PushT(PixelEnv):
         """Push the block towards a pose, walking round it between pushes; then towards another.
 
         The first pose is near (256, 256, pi/4), where the published demonstrations end. A push
-        starts at the best of 24 random points of the outline, at right angles to the side."""
+        starts squarely at the best of 24 points of the outline, with up to a planner's noise."""
         right = [(60, 0), (60, 30), (15, 30), (15, 120)]
         corners = np.array([(-60, 0), *right, (-15, 120), (-15, 30), (-60, 30)], np.float64)
         edges = np.roll(corners, -1, 0) - corners
         lengths = np.abs(edges).sum(1)
         pose, walk = np.array([256, 256, math.pi / 4]) + rng.normal(0, [25, 25, 0.2]), True
         point = inward = None  # where and which way to push, in the block's frame
-        left, speed = 0, 0.0  # steps, and length of an action
+        left, speed, noise = 0, 0.0, 0.0  # steps, length and noise of an action
 
         def choose(env: "PushT", centre: np.ndarray, turned: np.ndarray) -> None:
-            nonlocal pose, point, inward, left, speed, walk
+            nonlocal pose, point, inward, left, speed, noise, walk
             way = pose[:2] + env._rotation(pose[2]) @ env._cog - centre
             turn = math.remainder(pose[2] - env._block.angle, 2 * math.pi)
             if math.hypot(*way) < 12 and abs(turn) < 0.15:  # there
@@ -662,7 +662,7 @@ class PushT(PixelEnv):
                 gain -= 1e6 * (np.abs(start - env.WORLD / 2) > 236).any()  # out of reach
                 if gain > best:
                     best, point, inward = gain, at, normal
-            left, speed, walk = 30, rng.uniform(0.1, 0.28), True
+            left, walk, speed, noise = 30, True, rng.uniform(0.1, 0.28), rng.uniform(0, 0.2)
 
         def policy(env: "PushT") -> np.ndarray:
             nonlocal left, walk
@@ -688,7 +688,7 @@ class PushT(PixelEnv):
                 if near_wall or math.hypot(*(contact - agent)) > 35:
                     left = 0
             action = (goal - agent) / max(0.6 * env.ACTION, math.hypot(*(goal - agent)) / pace)
-            return np.clip(action + rng.normal(0, 0.04, 2), -1, 1).astype(np.float32)
+            return np.clip(action + rng.normal(0, noise, 2), -1, 1).astype(np.float32)
 
         return policy
 
