@@ -1,4 +1,4 @@
-"""Print the README's tables from the runs in results/: python .github/report.py [RUN ...]
+"""Print the README's tables from results/ and results-gpu/: python .github/report.py [RUN ...]
 
 A row is a data set, a setting and a method; seeds share it. Seeds have other tasks, so the interval
 (Wilson's, 95%) is over all of them.
@@ -119,17 +119,22 @@ def toys(groups) -> str:
     return table(header.split("|"), rows)
 
 
-def main() -> None:
-    names = [Path(x) for x in sys.argv[1:] if x != "--check"]
-    runs = names or sorted((HERE / "results").iterdir())
+def tables(runs: list[Path]) -> list[str]:
     groups = grouped([run for run in runs if (run / "metrics.json").exists()])
     small = [group for group in groups if group[0].env in ("dotworld", "sprite")]
     large = [group for group in groups if group[0].env not in ("dotworld", "sprite")]
-    tables = [results(large), probes(large)] * bool(large) + [toys(small)] * bool(small)
+    return [results(large), probes(large)] * bool(large) + [toys(small)] * bool(small)
+
+
+def main() -> None:
+    names = [Path(x) for x in sys.argv[1:] if x != "--check"]
+    folders = [HERE / "results", HERE / "results-gpu"]  # of a CPU; of gpu.sh
+    sets = [names] if names else [sorted(x.iterdir()) for x in folders if x.exists()]
+    texts = [text for runs in sets for text in tables(runs)]
     if "--check" not in sys.argv:
-        return print("\n\n".join(tables))
+        return print("\n\n".join(texts))
     readme = (HERE.parent / "README.md").read_text()
-    lines = [line for text in tables for line in text.splitlines() if line not in readme]
+    lines = [line for text in texts for line in text.splitlines() if line not in readme]
     if lines:
         sys.exit("not in the README:\n" + "\n".join(lines))
 
