@@ -520,14 +520,15 @@ def test_readme_reads_lewm_files(folder):
 
 
 def test_readme_own_loss_and_own_environment(folder, monkeypatch):
-    """The README's examples, as they stand there, trained by the command line."""
+    """The README's loss, and a subclass of an environment, trained by the command line."""
     monkeypatch.setattr(smwm, "METHODS", dict(smwm.METHODS))
     monkeypatch.setattr(envs, "ENVS", dict(envs.ENVS))
     monkeypatch.syspath_prepend(folder)  # collect reads an environment's source from its file
-    for name, option in {"METHODS": "--method vicreg", "ENVS": "--env fastroom"}.items():
-        Path(f"mine_{name}.py").write_text(snippet(f".{name}["))
+    room = "import envs\nclass Room(envs.TwoRoom):\n    SPEED = 10.0\nenvs.ENVS['room'] = Room\n"
+    for name, text in {"vicreg": snippet("smwm.METHODS["), "room": room}.items():
+        Path(f"mine_{name}.py").write_text(text)
         importlib.import_module(f"mine_{name}")
-        run(f"train {TINY} {option} --out {name}")
+        run(f"train {TINY} {'--env' if name == 'room' else '--method'} {name} --out {name}")
         assert metrics(name)["planning"]["tasks"] == 4
 
 

@@ -1,9 +1,10 @@
-"""Draw the README's pictures into assets/: python .github/media.py RUNS
+"""Draw the README's pictures into assets/: python .github/media.py [RUNS]
 
-RUNS is the folder with the runs dotworld-smwm-s0, dotworld-sigreg-s0, dotworld-forward-s0 and
-pusht-smwm-s0.
+The curves are drawn from results/ and sweeps/ (see sweeps.sh), the other pictures from RUNS, the
+folder with the runs dotworld-smwm-s0, dotworld-sigreg-s0, dotworld-forward-s0 and pusht-smwm-s1.
 """
 
+import json
 import shutil
 import sys
 import tempfile
@@ -34,13 +35,67 @@ def environments():
     return figure
 
 
+def read(path: Path) -> dict | None:
+    return json.loads((path / "metrics.json").read_text()) if path.exists() else None
+
+
+def horizons():
+    """Success against the distance of the goals: ours (lines) and published (dashed)."""
+    published = json.loads((HERE / "published.json").read_text())["horizon"]
+    names = ("tworoom", "reacher", "pusht", "cube")
+    style = dict(sharey=True, layout="constrained")
+    figure, grid = pyplot.subplots(1, len(names), figsize=(10, 2.6), **style)
+    for axes, env in zip(grid, names, strict=True):
+        ours = {method: {} for method in (*smwm.METHODS, "random")}
+        for method in smwm.METHODS:
+            for offset in published["offsets"][:-1]:
+                row = f"{env}-{method}-s1"
+                path = "results/" + row if offset == 25 else f"sweeps/{row}-goal{offset}"
+                if metrics := read(HERE / path):
+                    ours[method][offset] = metrics["planning"]["success"]
+                    ours["random"][offset] = metrics["planning"]["random"]
+        for n, (method, success) in enumerate(ours.items()):
+            axes.plot(*zip(*success.items(), strict=True), "-o", color=f"C{n}", ms=3, label=method)
+            theirs = published[env][method][:-1]
+            axes.plot(published["offsets"][:-1], theirs, "--", color=f"C{n}", lw=1)
+        axes.set(title=env, xlabel="steps to the goal", xticks=published["offsets"][:-1])
+    grid[0].set_ylabel("solved, %")
+    grid[-1].legend(fontsize=7)
+    return figure
+
+
+def lams():
+    """Success and the linear probe of what is controlled, against lam."""
+    lams, names = ("0", "0.1", "1", "10", "100"), ("dotworld", "tworoom", "reacher")
+    style = dict(sharey=True, layout="constrained")
+    figure, grid = pyplot.subplots(1, len(names), figsize=(10, 2.6), **style)
+    for axes, env in zip(grid, names, strict=True):
+        rows = {lam: read(HERE / f"sweeps/{env}-lam{lam}") for lam in lams}
+        rows = {lam: row for lam, row in rows.items() if row}
+        success = [row["planning"]["success"] / 100 for row in rows.values()]
+        axes.plot([*rows], success, "-o", label="solved")
+        for kind, mark in (("linear", "-s"), ("mlp", "-^")):
+            lowest = [min(row["probe"][kind].values()) for row in rows.values()]
+            axes.plot([*rows], lowest, mark, ms=4, label=f"R², {kind} probe")
+        spread = [row["latent"]["spread"] for row in rows.values()]
+        axes.plot([*rows], spread, "--", color="grey", label="spread of the latent")
+        axes.set(title=env, xlabel="λ", ylim=(-0.05, 1.35))
+    grid[0].legend(fontsize=7)
+    return figure
+
+
 def main() -> None:
-    runs, assets = Path(sys.argv[1]), HERE / "assets"
+    assets = HERE / "assets"
+    for draw in (horizons, lams):
+        draw().savefig(assets / f"{draw.__name__}.png", dpi=110)
+    if len(sys.argv) == 1:
+        return
+    runs = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         smwm.figures([runs / f"dotworld-{method}-s0" for method in smwm.METHODS], Path(folder))
         shutil.move(Path(folder) / "latents.png", assets / "latents.png")
-        smwm.figures([runs / "pusht-smwm-s0"], Path(folder))
-        shutil.move(Path(folder) / "plans-pusht-smwm-s0.png", assets / "plans.png")
+        smwm.figures([runs / "pusht-smwm-s1"], Path(folder))
+        shutil.move(Path(folder) / "plans-pusht-smwm-s1.png", assets / "plans.png")
     environments().savefig(assets / "environments.png", dpi=110)
 
 
