@@ -71,18 +71,19 @@ def results(groups) -> str:
 
 
 def probes(groups) -> str:
-    """Of SMWM with history 1, for what is published; metrics.json has the others."""
+    """Of SMWM and SIGReg with history 1, for what is published; metrics.json has the others."""
+    found = {(s.env, s.steps, s.method): seeds for s, seeds in groups if s.history == 1}
     rows = []
-    for s, seeds in groups:
-        names = seeds[0]["probe"]["linear"] if (s.method, s.history) == ("smwm", 1) else ()
-        for name in names:
-            if name not in PUBLISHED["probe"][s.env]:
-                continue
-            row, published = [s.env, name], PUBLISHED["probe"][s.env][name]["smwm"]
-            for kind, value in zip(("linear", "mlp"), published, strict=True):
-                row += [mean([m["probe"][kind][name] for m in seeds], 3), value]
+    for env, steps in [key[:2] for key in found if key[2] == "smwm"]:
+        for name, published in PUBLISHED["probe"][env].items():
+            row = [env, name]
+            for method in ("smwm", "sigreg"):
+                seeds = found.get((env, steps, method), [])
+                for kind, theirs in zip(("linear", "mlp"), published[method], strict=True):
+                    ours = [m["probe"][kind][name] for m in seeds]
+                    row += [mean(ours, 3) if ours else "-", theirs]
             rows.append(row)
-    header = "env|quantity|linear R²|paper|MLP R²|paper"
+    header = "env|quantity|SMWM, linear|paper|MLP|paper|SIGReg, linear|paper|MLP|paper"
     return table(header.split("|"), rows)
 
 
