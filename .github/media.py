@@ -86,8 +86,9 @@ def lams():
 
 def main() -> None:
     assets = HERE / "assets"
-    for draw in (horizons, lams):
-        draw().savefig(assets / f"{draw.__name__}.png", dpi=110)
+    lams().savefig(assets / "lams.png", dpi=110)
+    if [*HERE.glob("sweeps/*-goal*")]:
+        horizons().savefig(assets / "horizons.png", dpi=110)
     if len(sys.argv) == 1:
         return
     runs = Path(sys.argv[1])
