@@ -66,10 +66,12 @@ def horizons():
 
 def lams():
     """Success and the linear probe of what is controlled, against lam."""
-    lams, names = ("0", "0.1", "1", "10", "100"), ("dotworld", "tworoom", "reacher")
-    style = dict(sharey=True, layout="constrained")
-    figure, grid = pyplot.subplots(1, len(names), figsize=(10, 2.6), **style)
-    for axes, env in zip(grid, names, strict=True):
+    lams = ("0", "0.1", "1", "10", "100")
+    names = [x for x in envs.ENVS if (HERE / f"sweeps/{x}-lam0").exists()]
+    size = (3.4 * len(names), 2.6)
+    style = dict(sharey=True, squeeze=False, layout="constrained", figsize=size)
+    figure, grid = pyplot.subplots(1, len(names), **style)
+    for axes, env in zip(grid[0], names, strict=True):
         rows = {lam: read(HERE / f"sweeps/{env}-lam{lam}") for lam in lams}
         rows = {lam: row for lam, row in rows.items() if row}
         success = [row["planning"]["success"] / 100 for row in rows.values()]
@@ -80,7 +82,7 @@ def lams():
         spread = [row["latent"]["spread"] for row in rows.values()]
         axes.plot([*rows], spread, "--", color="grey", label="spread of the latent")
         axes.set(title=env, xlabel="λ", ylim=(-0.05, 1.35))
-    grid[0].legend(fontsize=7)
+    grid[0, 0].legend(fontsize=7)
     return figure
 
 
