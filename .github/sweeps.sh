@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # see rows.sh
-for env in ${LAM_ENVS:-dotworld tworoom reacher}; do
+for env in dotworld tworoom reacher; do
   for lam in 0 0.1 1 10 100; do
     echo "$env-lam$lam --env $env --lam $lam --seed 0"
   done
