@@ -9,4 +9,4 @@ mkdir -p runs
 python smwm.py train --out "runs/$1" "${@:2}" > "runs/$1.log" 2>&1 || { tail -3 "runs/$1.log"; exit 1; }
 mkdir -p "$stored"
 cp "runs/$1/metrics.json" "runs/$1/settings.json" "$stored"
-echo "$(date +%T) $1: $(grep -c . "runs/$1.log") lines, $(grep 'all tasks' "runs/$1.log")"
+echo "$(date +%T) $1, $(grep 'all tasks' "runs/$1.log")"
