@@ -263,9 +263,8 @@ class Dataset:
     def batch(self, rows: Tensor, time: int, block: int) -> tuple[Tensor, Tensor]:
         """Windows from rows (B,) on: obs (B, T, S, S, 3), `block` rows apart, act (B, T-1, A)."""
         at = (rows[:, None] + block * torch.arange(time)).to(self.frames.device)
-        obs = self.frames.index_select(0, at.flatten()).unflatten(
-            0, at.shape
-        )  # 9 times as fast as [at]
+        obs = self.frames.index_select(0, at.flatten())  # 9 times as fast as frames[at]
+        obs = obs.unflatten(0, at.shape)
         at = rows[:, None] + torch.arange(block * (time - 1))
         return obs, self.actions[at].reshape(len(rows), time - 1, -1)
 
