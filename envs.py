@@ -1,12 +1,12 @@
-"""Five pixel environments for sensorimotor world models: they step, draw, save and restore.
+"""Six pixel environments for sensorimotor world models: they step, draw, save and restore.
 
     env = gym.make("smwm/DotWorld-v0")          # after `import envs`
     obs, info = env.reset(seed=0)               # obs: (64, 64, 3) uint8; info: state, success
     obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
 Every environment is a `gymnasium.Env` that observes its own picture, drawn in numpy: no OpenGL, no
-display, no GPU, the same bytes on every machine. Dot world has a second class, its sprite. To take
-one environment elsewhere, copy its class, `PixelEnv` and, for the two-dimensional ones, `Canvas`.
+display, no GPU, the same bytes on every machine. To take one environment elsewhere, copy its class,
+`PixelEnv` and, for the two-dimensional ones, `Canvas`.
 """
 
 import copy
@@ -285,7 +285,7 @@ class DotWorld(PixelEnv):
 
 
 class Sprite(PixelEnv):
-    """The paper's sprite: an asymmetric arrow of 16 px with a pose, of which the action has a part.
+    """The paper's sprite: an asymmetric arrow of radius 16 px. The action has a part of its pose.
 
     Coordinates that are not in the action move exactly as those that are, but at random: the
     action's mask is the only difference.
@@ -349,9 +349,9 @@ class Sprite(PixelEnv):
         return {"x": states[:, :1], "y": states[:, 1:2], "angle": sin_cos}
 
     def behavior(self, rng: np.random.Generator):
-        """Displacements uniform among those that stay inside."""
-        count = max(1, self._count)
-        return lambda env: env._draw(rng)[:count].astype(np.float32)
+        """Displacements uniform among those that stay inside; without any, uniform noise."""
+        count = self._count
+        return lambda env: np.float32(env._draw(rng)[:count] if count else rng.uniform(-1, 1, 1))
 
 
 # ==== TwoRoom ===================================================================================

@@ -19,8 +19,8 @@ end is nearest to the latent of a goal image. The agent executes them and plans 
     python smwm.py figures runs/dotworld-smwm-s0 runs/dotworld-forward-s0
 
 Letters in shapes: B batch, T frames in a window, S image side, D latent, k env actions in a block,
-m entries of an env action, A = k * m entries of a block, h history, N samples and K elites of the
-planner, H planning horizon in blocks. The method ends at the line "Running it".
+m entries of an env action, A = k * m entries of a block, P past latents that g sees, N samples and
+K elites of the planner, H planning horizon in blocks. The method ends at "Running it".
 """
 
 import argparse
@@ -69,18 +69,16 @@ class Settings:
     lam: float = setting(10.0, "training", "weight of the anti-collapse term")
     block: int = setting(5, "training", "env actions in a block (k)")
     window: int = setting(4, "training", "frames in a training window (T), one block apart")
-    history: int = setting(1, "training", "latents that the forward model sees (h)")
+    history: int = setting(1, "training", "latents that the forward model sees (P)")
     networks: str = setting("conv", "training", "encoder and forward model")
-    width: int = setting(256, "training", "width of the networks, twice D; to 128 AdamW alone")
+    width: int = setting(256, "training", "width of the networks, 2 D; up to 128 without Muon")
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     lr: float = setting(2e-3, "training", "peak learning rate")
     seed: int = setting(0, "training", "seed of weights, batches and planning tasks")
     probe_epochs: int = setting(200, "evaluation", "epochs of the MLP probe, at most")
     tasks: int = setting(100, "evaluation", "planning tasks")
-    goal_offset: int = setting(
-        25, "evaluation", "env steps to the goal; twice as many may be taken"
-    )
+    goal_offset: int = setting(25, "evaluation", "env steps to the goal; tasks get twice as many")
     horizon: int = setting(5, "evaluation", "blocks to plan, and to execute before replanning (H)")
     samples: int = setting(300, "evaluation", "CEM samples (N)")
     elites: int = setting(30, "evaluation", "CEM elites (K)")
@@ -93,24 +91,24 @@ class Encoder(nn.Module):
 
     def __init__(self, *, size: int, width: int):
         super().__init__()
-        first, c, layers = size // 16, width // 8, []  # the first layer leaves 16 x 16 features
+        first, c, layers = size // 16, width // 8, []  # sides: S -> 16 -> 8 -> 4
         for n_in, n_out, stride in ((3, c, first), (c, 2 * c, 2), (2 * c, 4 * c, 2)):
-            half = (stride + 1) // 2  # neighbouring patches overlap by a stride
+            half = (stride + 1) // 2  # kernels of about twice the stride overlap
             conv = nn.Conv2d(n_in, n_out, stride + 2 * half, stride=stride, padding=half)
             layers += [conv, nn.BatchNorm2d(n_out), nn.GELU()]
         self.convs = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         # the original's projector: batch norm on the hidden layer, none on the latent
-        hidden = [nn.Linear(16 * 4 * c, 2 * width), nn.BatchNorm1d(2 * width), nn.GELU()]
+        hidden = [nn.Linear(4 * 4 * 4 * c, 2 * width), nn.BatchNorm1d(2 * width), nn.GELU()]
         self.head = nn.Sequential(*hidden, nn.Linear(2 * width, width // 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.convs(x).permute(0, 2, 3, 1).flatten(1))  # as they lie in memory
+        return self.head(self.convs(x).permute(0, 2, 3, 1).flatten(1))  # channels last: no copy
 
 
 class ForwardModel(nn.Module):
-    """g: next latents from the last h latents and blocks, (..., T, D), (..., T, A) -> (..., T', D).
+    """g: next latents from the last P latents and blocks, (..., T, D), (..., T, A) -> (..., T', D).
 
-    T' = T - h + 1. A residual MLP. The latest action block shifts and scales each normalisation and
+    T' = T - P + 1. A residual MLP. The latest action block shifts and scales each normalisation and
     gates each branch (AdaLN)."""
 
     def __init__(self, *, act_dim: int, history: int, width: int, depth: int = 3):
@@ -174,10 +172,10 @@ class WorldModel(nn.Module):
         return (acts - self.act_mean) / self.act_std
 
     def encode(self, obs: Tensor | np.ndarray) -> Tensor:
-        """Frames (..., H, W, 3) uint8 to latents (..., D). Sizes other than S are resized."""
+        """Frames (B, ..., H, W, 3) uint8 to latents (B, ..., D). Sizes other than S are resized."""
         obs = torch.as_tensor(obs, device=self.act_mean.device)
         if obs.dtype != torch.uint8 or obs.ndim < 4 or obs.shape[-1] != 3:
-            raise ValueError(f"expected uint8 (..., H, W, 3), got {obs.dtype} {tuple(obs.shape)}")
+            raise ValueError(f"expected uint8 (B, ..., H, W, 3), got {obs.dtype} {[*obs.shape]}")
         x = obs.flatten(0, -4).permute(0, 3, 1, 2)
         if x.shape[-2:] != (self.size, self.size):  # each pixel is the mean of its area
             x = F.interpolate(x.float(), (self.size, self.size), mode="area").round()
@@ -189,10 +187,10 @@ class WorldModel(nn.Module):
         return z.float().unflatten(0, obs.shape[:-3])
 
     def rollout(self, z: Tensor, past: Tensor, acts: Tensor) -> Tensor:
-        """Imagine: z (..., h, D), past blocks (..., h-1, A), acts (..., H, A) -> (..., H, D)."""
+        """Imagine: z (..., P, D), past blocks (..., P-1, A), acts (..., H, A) -> (..., H, D)."""
         latents = []
         for act in acts.unbind(-2):
-            past = torch.cat([past, act[..., None, :]], dim=-2)  # the last h blocks
+            past = torch.cat([past, act[..., None, :]], dim=-2)  # the last P blocks
             latents.append(self.forward_model(z, past))  # (..., 1, D)
             z, past = torch.cat([z[..., 1:, :], latents[-1]], dim=-2), past[..., 1:, :]
         return torch.cat(latents, dim=-2)
@@ -208,8 +206,8 @@ def forward_loss(model, z: Tensor, act: Tensor, *, lam=0.0, generator=None):
     """The ablation, which collapses: L = L_fwd."""
     # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2. The target is NOT detached: the encoder learns from
     # both sides, and only the second term of the losses below keeps it from making z constant.
-    past = (0, 0, model.history - 1, 0)  # zeros where a window has no past
-    z_hat = model.forward_model(F.pad(z[:, :-1], past), F.pad(act, past))
+    pad = (0, 0, model.history - 1, 0)  # zeros where a window has no past
+    z_hat = model.forward_model(F.pad(z[:, :-1], pad), F.pad(act, pad))
     forward = F.mse_loss(z_hat, z[:, 1:])
     return forward, {"forward": forward}
 
@@ -243,10 +241,10 @@ METHODS = {"smwm": smwm_loss, "sigreg": sigreg_loss, "forward": forward_loss}
 
 # ==== Data ======================================================================================
 class Dataset:
-    """Episodes one after another: frames (F, S, S, 3) uint8, actions (F, m), states (F, d).
+    """Episodes one after another, n rows: frames (n, S, S, 3) uint8, actions (n, m), states (n, d).
 
-    Row t of the actions was taken after frame t. `ends` (N,) holds the row after each episode's
-    last. A fixed tenth of the episodes is held out."""
+    Row t of the actions was taken after frame t. `ends` (episodes,) holds the row after each
+    episode's last. A fixed tenth of the episodes is held out."""
 
     def __init__(self, frames, actions, ends, states=None):
         self.frames, self.actions = torch.as_tensor(frames), torch.as_tensor(actions)
@@ -336,7 +334,7 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         for weight in model.parameters() if world > 1 else ():
             if weight.grad is not None:
                 distributed.all_reduce(weight.grad.div_(world))
-        # a linear warm-up over a tenth of the steps, then a cosine to 0
+        # a linear warm-up over a tenth of the steps, then a cosine that ends at exactly 0
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / s.steps)
         optimizer.step(s.lr * min(10 * step / s.steps, cosine))
         if after_step:
@@ -377,22 +375,23 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
 def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tensor:
     """Env actions (B, horizon * k, m) that lead from frames to goal images, for B tasks at once.
 
-    obs: the present (B, H, W, 3) uint8, or the last T <= h frames (B, T, H, W, 3), a block apart,
+    obs: the present (B, H, W, 3) uint8, or the last T <= P frames (B, T, H, W, 3), a block apart,
     with the env actions between them as `past` (B, (T-1) * k, m). goal_obs: (B, H, W, 3). All are
     torch or numpy. `sizes`: samples, elites, iterations. The cost of a sequence is the squared
-    distance of its imagined end to the goal's latent. Actions stay in the ranges of the data's."""
+    distance of its imagined end to the goal's latent. The data's ranges bound the actions."""
     z, z_goal = model.encode(obs), model.encode(goal_obs)
     z = z[:, None] if z.ndim == 2 else z  # (B, T, D)
-    shape = len(z), z.shape[1] - 1, len(model.act_mean)
-    past = torch.as_tensor(np.zeros(0) if past is None else past, device=z.device).float()
+    m, blocks = len(model.act_mean) // model.block, z.shape[1] - 1
+    past = z.new_zeros(len(z), 0, m) if past is None else torch.as_tensor(past).to(z)
     if horizon < 1 or z_goal.shape != z[:, 0].shape:
-        raise ValueError(f"plan: expected a goal a start, got {z_goal.shape}, horizon {horizon}")
-    if z.shape[1] > model.history or past.numel() != math.prod(shape):
-        raise ValueError(
-            f"plan: expected up to {model.history} frames, their past, got {past.shape}"
-        )
+        got = f"{len(z_goal)}, horizon {horizon}"
+        raise ValueError(f"plan: expected a goal for each of {len(z)} starts, got {got}")
+    if blocks >= model.history or past.shape != (len(z), blocks * model.block, m):
+        got = f"{blocks + 1} frames and a past of {tuple(past.shape)}"
+        raise ValueError(f"plan: expected 1 to {model.history} frames and their past, got {got}")
+    past = model.standardise(past.reshape(len(z), blocks, m * model.block))
     pad = (0, 0, model.history - z.shape[1], 0)  # zeros where there is no past, as in training
-    z, past = F.pad(z, pad)[:, None], F.pad(model.standardise(past.reshape(shape)), pad)[:, None]
+    z, past = F.pad(z, pad)[:, None], F.pad(past, pad)[:, None]
     low, high = model.standardise(model.act_low), model.standardise(model.act_high)
 
     def cost(acts: Tensor) -> Tensor:  # (B, N, H, A) -> (B, N)
@@ -420,7 +419,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     goals, goal_obs = data.states[rows + s.goal_offset], data.frames[rows + s.goal_offset]
     at = (rows[:, None] + np.arange(-lead, budget + 1)).clip(max=len(data.states) - 1)
     states, actions = data.states[at], data.actions[at].numpy()
-    states[:, lead + 1 :], actions[:, lead:] = np.nan, np.nan  # filled in below
+    states[:, lead + 1 :], actions[:, lead:] = np.nan, np.nan  # the future is played below
     worlds, solved = [envs.make(s.env, s.variant, s.size) for _ in rows], np.full(len(rows), -1)
     for i, world in enumerate(worlds):
         _, info = world.reset(seed=i, options={"state": states[i, lead], "goal": goals[i]})
@@ -428,11 +427,11 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     chunk, back, m = s.block * s.horizon, s.block * (s.history - 1), actions.shape[2]
     # 3,000 sequences fit the cache of a CPU; a GPU takes all tasks at once
-    group = len(rows) if model and model.act_mean.is_cuda else max(1, 3000 // s.samples)
+    group = len(rows) if model is not None and model.act_mean.is_cuda else max(1, 3000 // s.samples)
     for t in range(lead, lead + budget, chunk):
         left, acts = np.flatnonzero(solved < 0), rng.uniform(-1, 1, (len(rows), chunk, m))
         for part in progress([left[i : i + group] for i in range(0, len(left), group)], "plan"):
-            if model is not None:
+            if model is not None:  # else the random actions stay
                 seen = states[part, t - back : t + 1 : s.block]
                 obs = np.array([[worlds[0].render_state(x) for x in task] for task in seen])
                 past = actions[part, t - back : t]
@@ -452,7 +451,7 @@ def r2(prediction: Tensor, target: Tensor) -> float:
     """Coefficient of determination of (n, j), (n, j), the mean over the columns that vary."""
     residual = (prediction - target).square().sum(0)
     total = (target - target.mean(0)).square().sum(0)
-    return float((1 - residual / total)[total > 1e-12].mean())
+    return float((1 - residual / total)[total > 1e-12 * target.square().sum(0)].mean())
 
 
 def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, ridge: float = 1e-3) -> Tensor:
@@ -536,6 +535,8 @@ def settings_for(**given) -> Settings:
     if s.elites > s.samples or s.size % 16 or s.width % 8:
         got = f"{s.elites}, {s.samples}, {s.size}, {s.width}"
         raise InputError(f"expected elites <= samples, size % 16 = 0, width % 8 = 0, got {got}")
+    if s.history >= s.window:
+        raise InputError(f"expected --history < --window, got {s.history} and {s.window}")
     return s
 
 
@@ -594,8 +595,8 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
     states = np.zeros((count, 0)) if states is None else states
     if folder.exists():
         raise InputError(f"{folder}: expected a new folder, it exists; choose another name")
-    if not len(actions) == len(states) == count or size % 16:
-        raise InputError(f"{folder}: expected {count} actions and states, a size that 16 divides")
+    if not len(actions) == len(states) == count or {actions.ndim, states.ndim} != {2} or size % 16:
+        raise InputError(f"{folder}: expected actions and states ({count}, n), a size % 16 = 0")
     with replacing(folder) as new:
         arrays = create_arrays(new, count, size, actions.shape[1], states.shape[1])
         for start in progress(range(0, count, 1000), f"save {folder}"):
@@ -775,10 +776,10 @@ class Recorder:
 def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> None:
     """Collect the data, train, save and evaluate. Under torchrun, rank 0 alone writes."""
     parallel = distributed.is_initialized()
-    lead = not parallel or distributed.get_rank() == 0
-    if lead and run.exists() and not resume:
+    writes = not parallel or distributed.get_rank() == 0
+    if writes and run.exists() and not resume:
         raise InputError(f"{run}: expected a new run folder, it exists; use --out or --resume")
-    if parallel and not lead:
+    if parallel and not writes:
         distributed.barrier()  # until the data is there
     folder = Path(s.data) if s.data else collect(s)
     data = open_dataset(folder)
@@ -789,7 +790,7 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     model, _, state = load_checkpoint(run, device) if resume else (model, s, None)
     if device.type == "cuda" and data.frames.numel() < torch.cuda.mem_get_info(device)[0] / 2:
         data.frames = data.frames.to(device)
-    if not lead:
+    if not writes:
         return train(model, data, s, None, state)
     if parallel:
         distributed.barrier()
@@ -840,7 +841,7 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
     note = " (collapsed: an entry's deviation is below 0.05)" if spread < 0.05 else ""
     print(f"latent: effective dimension {dim:.2f}, spread {spread:.3g}{note}")
     error = latent["rollout_error"][:5]
-    print(f"squared error of {len(error)}-step rollouts / latent variance {error[-1]:.4f}")
+    print(f"squared error of rollouts of {len(error)} blocks / latent variance {error[-1]:.4f}")
     if world:
         results["planning"], plans = score_planning(model, data, s)
         arrays |= plans
@@ -858,9 +859,10 @@ def score_planning(model: WorldModel, data: Dataset, s: Settings) -> tuple[dict,
     steps = np.where(solved < 0, 2 * s.goal_offset, solved)  # that each task took
     scores = {"seconds_per_plan": spent / max(1, np.ceil(steps / (s.block * s.horizon)).sum())}
     random = evaluate_planning(None, data, s)["solved"] >= 0
-    for suffix, some in (("", solved >= -1), ("_unsolved", solved != 0)):
+    subsets = ("", np.full(len(solved), True)), ("_unsolved", solved != 0)
+    for suffix, some in subsets[: 1 + (solved != 0).any()]:
         n, (low, high) = int(some.sum()), interval95(solved[some] >= 0)
-        hits, chance = (100 * float(np.mean(x[some])) if n else 0.0 for x in (solved >= 0, random))
+        hits, chance = (100 * float(np.mean(x[some])) for x in (solved >= 0, random))
         scores |= {("unsolved_tasks" if suffix else "tasks"): n, f"success{suffix}": hits}
         scores |= {f"random{suffix}": chance, f"interval95{suffix}": [low, high]}
         label = f"planning, {'not solved at the start' if suffix else 'all tasks'} (n = {n})"
@@ -870,35 +872,35 @@ def score_planning(model: WorldModel, data: Dataset, s: Settings) -> tuple[dict,
 
 def interval95(hits: np.ndarray) -> list[float]:
     """Wilson's 95% interval of a success rate, in percent."""
-    n, z, p = max(1, len(hits)), 1.96, float(np.mean(hits)) if len(hits) else 0.5
+    n, z, p = len(hits), 1.96, float(np.mean(hits))
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return [100 * min(max((centre + x) / (1 + z * z / n), 0.0), 1.0) for x in (-half, half)]
 
 
 def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings):
     """Probes, spectrum and rollouts on held-out episodes: two dicts of metrics, arrays to draw."""
-    rng, h, counts = np.random.default_rng(0), s.history, {"train": 25_000, "test": 5_000}
+    rng, p, counts = np.random.default_rng(0), s.history, {"train": 25_000, "test": 5_000}
     picks = [np.sort(rng.permutation(data.windows(x, 0))[:n]) for x, n in counts.items()]
     z, z_test = (encode_all(model, data.frames, rows) for rows in picks)
-    (x, x_test), probe = standardise(z, z_test), {"linear": {}, "mlp": {}}
+    (x, x_test), probe = standardise_by_train(z, z_test), {"linear": {}, "mlp": {}}
     targets = {name: value for name, value in targets.items() if np.ptp(value[picks[1]], 0).any()}
     for name, value in progress(targets.items(), "probe"):
-        y, y_test = standardise(*(torch.from_numpy(value[rows]) for rows in picks))
+        y, y_test = standardise_by_train(*(torch.from_numpy(value[rows]) for rows in picks))
         probe["linear"][name] = r2(linear_probe(x, y, x_test), y_test)
         probe["mlp"][name] = r2(mlp_probe(x, y, x_test, epochs=s.probe_epochs), y_test)
     variances, axes = torch.linalg.eigh(torch.cov(z_test.T))
     variances, axes = variances.flip(0).clamp_min(0), axes.flip(1)[:, :2]
     # rollouts of up to ten blocks: imagined latents beside the encoded ones
     lengths = (data.ends - data.starts)[data.episodes["test"]]
-    steps = min(10, (int(lengths.max()) - 1) // s.block - h + 1)
-    rows = rng.permutation(data.windows("test", s.block * (h - 1 + steps)))[:500]
-    obs, act = data.batch(torch.from_numpy(rows), h + steps, s.block)
+    steps = min(10, (int(lengths.max()) - 1) // s.block - p + 1)
+    rows = rng.permutation(data.windows("test", s.block * (p - 1 + steps)))[:500]
+    obs, act = data.batch(torch.from_numpy(rows), p + steps, s.block)
     obs = obs.flatten(0, 1)
-    encoded = encode_all(model, obs, np.arange(len(obs))).unflatten(0, (-1, h + steps))
+    encoded = encode_all(model, obs, np.arange(len(obs))).unflatten(0, (-1, p + steps))
     act = model.standardise(act.to(model.act_mean.device))
     with torch.inference_mode():
-        imagined = model.rollout(encoded[:, :h].to(act), act[:, : h - 1], act[:, h - 1 :])
-    imagined, encoded = imagined.double().cpu(), encoded[:, h - 1 :]
+        imagined = model.rollout(encoded[:, :p].to(act), act[:, : p - 1], act[:, p - 1 :])
+    imagined, encoded = imagined.double().cpu(), encoded[:, p - 1 :]
     error = (imagined - encoded[:, 1:]).square().mean((0, 2)) / z_test.var(0).mean()
     latent = {
         "effective_dim": effective_dim(variances),
@@ -919,7 +921,7 @@ def encode_all(model: WorldModel, frames: Tensor, rows: np.ndarray) -> Tensor:
     return torch.cat([model.encode(frames[part]).double().cpu() for part in parts])
 
 
-def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def standardise_by_train(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """By the mean and deviation of `train`; entries constant up to rounding are only centred."""
     std, mean = torch.std_mean(train, 0)
     std = torch.where(std > 1e-6 * mean.abs(), std, 1.0)
@@ -1045,7 +1047,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(usage=usage, formatter_class=form)
     parser.add_argument("command", choices=("train", "evaluate", "figures"))
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs", metavar="RUN")
-    parser.add_argument("--out", type=Path, metavar="", help="folder to write to")
+    parser.add_argument("--out", type=Path, metavar="", help="folder of a new run or of figures")
     parser.add_argument("--resume", type=Path, metavar="", help="a stopped run to train on")
     devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
     parser.add_argument("--device", choices=devices, default=devices[0])
