@@ -502,7 +502,7 @@ PRESETS = {
     "sprite xyt": dict(frames=40_000, width=256, steps=4000),
     "tworoom": dict(frames=100_000, steps=1000),
     "reacher": dict(frames=200_000, steps=2000),
-    "pusht": dict(frames=600_000, lam=30.0),
+    "pusht": dict(frames=600_000),
     "cube": dict(frames=400_000, size=96),
 }
 
