@@ -51,7 +51,7 @@ def label(s: smwm.Settings) -> str:
 
 
 def results(groups) -> str:
-    header = "env|method|seeds|solved %|95%|paper|unsolved: % of n|random|paper"
+    header = "env|method|runs|solved %|95%|paper|random|paper|unsolved: % (n)|random"
     rows = []
     for s, seeds in groups:
         published = PUBLISHED["planning"][s.env]
@@ -60,13 +60,14 @@ def results(groups) -> str:
         tasks = sum(p["tasks"] for p in plans)
         hits = round(sum(p["tasks"] * p["success"] for p in plans) / 100)
         low, high = smwm.interval95(np.arange(tasks) < hits)
-        left = sum(p["unsolved_tasks"] for p in plans)
-        share = sum(p["unsolved_tasks"] * p["success_unsolved"] for p in plans) / max(left, 1)
+        left = [p["unsolved_tasks"] for p in plans]
+        keys = "success_unsolved", "random_unsolved"
+        share, chance = (np.average([p[key] for p in plans], weights=left) for key in keys)
         minutes = mean([m["train"]["seconds"] / 60 for m in seeds])
         rows.append([label(s), s.method, len(seeds), mean([p["success"] for p in plans])])
         rows[-1] += [f"{low:.0f} to {high:.0f}", ours.get(s.method, "-")]
-        rows[-1] += [f"{share:.1f} of {left}", f"{np.mean([p['random'] for p in plans]):.0f}"]
-        rows[-1] += [published["random"], s.steps, minutes]
+        rows[-1] += [f"{np.mean([p['random'] for p in plans]):.0f}", published["random"]]
+        rows[-1] += [f"{share:.1f} ({sum(left)})", f"{chance:.0f}", s.steps, minutes]
     return table([*header.split("|"), "steps", "min"], rows)
 
 
@@ -113,9 +114,9 @@ def toys(groups) -> str:
             f"{min(kept):.4f}" if kept else "-",
         ]
         rows[-1] += [", ".join(dropped) or "-", f"{np.mean([x['spread'] for x in latent]):.2g}"]
-        rows[-1] += [
-            f"{np.mean([m['planning'][k] for m in seeds]):.0f}" for k in ("success", "random")
-        ]
+        solved = [np.mean([m["planning"][key] for m in seeds]) for key in ("success", "random")]
+        trivial = solved[1] == 100  # without control every task is solved at its start
+        rows[-1] += ["-", "-"] if trivial else [f"{x:.0f}" for x in solved]
     header = "world|method|dim.|rank|theirs (true)|R²|R², others|spread|solved %|random"
     return table(header.split("|"), rows)
 

@@ -1,11 +1,31 @@
 #!/usr/bin/env bash
-# The sweeps of the README's figures that are not stored yet, into .github/sweeps: success and R²
-# against lam (seed 0, on which settings are chosen), and success against the distance of the goals,
-# for the runs of rows.sh with seed 1, which must lie in runs/.
+# The sweeps that are not stored yet, into .github/sweeps: lam and rate of either method by short runs,
+# success and R² against lam (both on seed 0, on which settings are chosen), and success against the
+# distance of the goals, for the runs of rows.sh with seed 1, which must lie in runs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # see rows.sh
+short="--seed 0 --steps 1500 --tasks 200 --probe-epochs 50"
+tune() {  # ENV METHOD LAM RATE
+  echo "tune-$1-$2-lam$3-lr$4 --env $1 --method $2 --lam $3 --lr $4 $short"
+}
+{
+  for lam in 10 30 100; do tune pusht smwm $lam 2e-3; done
+  for lam in 1 10 100; do tune cube smwm $lam 2e-3; done
+  for lam in 0.03 0.09 0.3; do
+    tune pusht sigreg $lam 2e-3
+    tune cube sigreg $lam 2e-3
+  done
+  tune pusht smwm 30 1e-3
+  tune pusht smwm 30 4e-3
+  tune pusht sigreg 0.09 1e-3
+  for rate in 4e-3 8e-3; do
+    tune pusht smwm 10 $rate
+    tune pusht sigreg 0.09 $rate
+  done
+} | xargs -P "$(nproc)" -L 1 .github/row.sh
+
 for env in dotworld tworoom reacher; do
   for lam in 0 0.1 1 10 100; do
     echo "$env-lam$lam --env $env --lam $lam --seed 0"
@@ -22,5 +42,5 @@ goals() {  # RUN OFFSET
 }
 export -f goals
 for offset in 40 55 70 85; do
-  for run in runs/{tworoom,reacher,pusht,cube}-*-s1; do echo "$run $offset"; done
+  for run in runs/{tworoom,reacher,pusht,cube}-{smwm,sigreg,forward}-s1; do echo "$run $offset"; done
 done | xargs -P "$(nproc)" -L 1 bash -c 'goals "$@"' goals
