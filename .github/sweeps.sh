@@ -37,7 +37,7 @@ goals() {  # RUN OFFSET
   if [ -e "$stored/metrics.json" ]; then return; fi
   python smwm.py evaluate "$1" --goal-offset "$2" --probe-epochs 1 > /dev/null 2>&1
   mkdir -p "$stored"
-  cp "$1/metrics-goal_offset$2-probe_epochs1.json" "$stored/metrics.json"
+  cp "$1/metrics-probe_epochs1-goal_offset$2.json" "$stored/metrics.json"
   echo "$stored"
 }
 export -f goals
