@@ -503,7 +503,6 @@ PRESETS = {
     "tworoom": dict(frames=100_000, steps=1000),
     "reacher": dict(frames=200_000, steps=2000),
     "pusht": dict(frames=600_000),
-    "pusht sigreg": dict(lr=4e-3),
     "cube": dict(frames=400_000, size=96),
 }
 

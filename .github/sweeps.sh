@@ -25,6 +25,9 @@ tune() {  # ENV METHOD LAM RATE
     tune pusht sigreg 0.09 $rate
   done
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
+for rate in 2e-3 4e-3; do  # the best two of SIGReg's rates with all steps
+  echo "long-pusht-sigreg-lam0.09-lr$rate --env pusht --method sigreg --lr $rate --seed 0 --tasks 300"
+done | xargs -P "$(nproc)" -L 1 .github/row.sh
 
 for env in dotworld tworoom reacher; do
   for lam in 0 0.1 1 10 100; do
