@@ -51,7 +51,7 @@ def label(s: smwm.Settings) -> str:
 
 
 def results(groups) -> str:
-    header = "env|method|runs|solved %|95%|paper|random|paper|unsolved: % (n)|random"
+    header = "env|method|runs|solved %|95%|paper|random|paper|unsolved|random"
     rows = []
     for s, seeds in groups:
         published = PUBLISHED["planning"][s.env]
@@ -65,7 +65,7 @@ def results(groups) -> str:
         share, chance = (np.average([p[key] for p in plans], weights=left) for key in keys)
         minutes = mean([m["train"]["seconds"] / 60 for m in seeds])
         rows.append([label(s), s.method, len(seeds), mean([p["success"] for p in plans])])
-        rows[-1] += [f"{low:.0f} to {high:.0f}", ours.get(s.method, "-")]
+        rows[-1] += [f"{low:.0f}-{high:.0f}", ours.get(s.method, "-")]
         rows[-1] += [f"{np.mean([p['random'] for p in plans]):.0f}", published["random"]]
         rows[-1] += [f"{share:.1f} ({sum(left)})", f"{chance:.0f}", s.steps, minutes]
     return table([*header.split("|"), "steps", "min"], rows)
