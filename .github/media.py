@@ -60,7 +60,7 @@ def horizons():
             axes.plot(published["offsets"][:-1], theirs, "--", color=f"C{n}", lw=1)
         axes.set(title=env, xlabel="steps to the goal", xticks=published["offsets"][:-1])
     grid[0].set_ylabel("solved, %")
-    grid[-1].legend(fontsize=7)
+    grid[1].legend(fontsize=7, ncols=2, loc="center")
     return figure
 
 
