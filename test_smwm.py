@@ -30,6 +30,7 @@ README = (HERE / "README.md").read_text()
 TINY = "--frames 400 --episode 40 --steps 6 --batch 8 --probe-epochs 2 --tasks 4 --samples 8"
 TINY += " --elites 4 --iterations 2"  # a run of a second
 SMALL = dict(samples=50, elites=5, iterations=5)
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
 def run(args: str, code: int = 0, capsys=None) -> str:
@@ -121,7 +122,7 @@ def test_without_the_inverse_term_the_latent_collapses(folder, capsys):
 
 
 def test_optimizer_is_muon_and_adamw():
-    """For matrices torch.optim.Muon bit for bit, for the rest torch.optim.AdamW."""
+    """For matrices torch.optim.Muon, for the rest torch.optim.AdamW."""
     ours, theirs = ([nn.Parameter(torch.ones(40, 90)), nn.Parameter(torch.ones(9))] for _ in "ab")
     optimizer = smwm.Optimizer(ours, muon=True, decay=0.1, dtype=torch.bfloat16)
     muon = torch.optim.Muon(theirs[:1], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
@@ -131,7 +132,24 @@ def test_optimizer_is_muon_and_adamw():
             a.grad = b.grad = torch.randn(a.shape)
         for step in (partial(optimizer.step, 0.1), muon.step, adamw.step):
             step()
-    assert torch.equal(ours[0], theirs[0]) and torch.allclose(ours[1], theirs[1], atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_training_goes_on_as_if_it_had_not_stopped(dots, device):
+    """On a GPU the first steps after a start run eagerly, later ones replay a CUDA graph."""
+    s = smwm.settings_for(steps=14, batch=16)
+    model, losses, saved = smwm.build_model(s, 2, device == "cuda").to(device), {}, {}
+
+    def after_step(step: int, terms: dict, state: dict) -> None:
+        losses.setdefault(step, []).append(terms["loss"].item())
+        if step == 7 and not saved:
+            saved.update(copy.deepcopy({"model": model.state_dict(), "training": state}))
+
+    smwm.train(model, dots, s, after_step)
+    model.load_state_dict(saved["model"])
+    smwm.train(model, dots, s, after_step, saved["training"])
+    assert all(losses[step][0] == losses[step][1] for step in range(8, 15)), losses
 
 
 def test_history_is_the_last_latents_and_blocks():
@@ -269,7 +287,7 @@ def test_cem_finds_the_optimum_of_a_quadratic():
     assert torch.allclose(names["best"].sum(1), names["goal"], atol=0.05)
 
 
-@pytest.mark.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
+@pytest.mark.parametrize("device", DEVICES)
 def test_plans_agree_between_devices_and_batches(trained, dots, device):
     """The same latents on every device, and plans that reach the goal, in a batch or one by one."""
     here, there = smwm.load(trained), smwm.load(trained, device)
@@ -280,7 +298,7 @@ def test_plans_agree_between_devices_and_batches(trained, dots, device):
     end = here.rollout(z[:, None], acts[:, :0], here.standardise(acts))[:, -1]
     assert (end - z_goal).square().sum() < 0.05 * (z - z_goal).square().sum()
     batch = smwm.plan(there, dots.frames[:5], goal.expand(5, -1, -1, -1)).cpu()
-    assert torch.allclose(batch[:1], acts, atol=1e-3)
+    assert torch.allclose(batch[:1], acts, atol=1e-3 if device == "cpu" else 0.1)  # bf16
 
 
 # ==== Results: planning tasks and probes ========================================================
@@ -603,22 +621,6 @@ def test_killed_at_any_moment_and_resumed(folder):
     for out in ("moved", "whole"):  # all but the column of seconds
         logs.append(np.delete(np.loadtxt(f"{out}/log.csv", delimiter=",", skiprows=1), 1, 1))
     assert np.array_equal(*logs)
-
-
-def test_two_processes_train_as_one(folder, capsys):
-    """torchrun with two CPU processes follows the loss curve of one, up to the statistics of the
-    batch norms, which each process takes of its half; one process writes."""
-    options = "train --frames 2000 --steps 20 --batch 64 --probe-epochs 1 --tasks 2 --samples 8"
-    options += " --elites 4 --iterations 2 --out"
-    command = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node=2".split()]
-    command += [HERE / "smwm.py", *options.split(), "two"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    two = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert two.returncode == 0, two.stderr
-    said = run(f"{options} one", capsys=capsys)
-    assert said.count("trained") == two.stdout.count("trained") == 1
-    curves = [np.loadtxt(f"{out}/log.csv", delimiter=",", skiprows=1) for out in ("one", "two")]
-    assert np.allclose(*(x[-5:, 2:].mean(0) for x in curves), rtol=0.2), curves
 
 
 def test_bad_settings_end_in_one_line(folder, capsys):

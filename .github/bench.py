@@ -41,41 +41,30 @@ def main() -> None:
         print(f"{name:<10}{speed:8.0f} env steps with a frame / s on one core")
     m = envs.make(s.env, s.variant, s.size).action_space.shape[0]
     bf16 = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    model = smwm.build_model(s, m, bf16).to(device).train()
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    optimizer = smwm.Optimizer(model.parameters(), muon=s.width > 128, dtype=dtype)
-    shape = (s.batch, s.window, s.size, s.size, 3)
-    obs = torch.randint(256, shape, dtype=torch.uint8, device=device)
-    act = torch.randn(s.batch, s.window - 1, s.block * m, device=device)
-    square = torch.randn(2048, 2048, device=device, dtype=dtype)
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            z = model.encode(obs)
-            loss, _ = smwm.METHODS[s.method](model, z, act, lam=s.lam)
-        model.zero_grad()
-        loss.backward()
-        optimizer.step(0.0)
-        wait()
-
-    def multiply() -> None:
-        square @ square
-        wait()
-
-    peak = 2 * 2048**3 * rate(multiply)
+    model = smwm.build_model(s, m, bf16).to(device)
+    frames = torch.randint(256, (4000, s.size, s.size, 3), dtype=torch.uint8, device=device)
+    data = smwm.Dataset(frames, torch.randn(4000, m), np.arange(100, 4001, 100))
     with FlopCounterMode(display=False) as counter:
-        step()
-    speed = rate(step)
+        smwm.train(model, data, smwm.replace(s, steps=1))
+    times = []
+
+    def after_step(*_) -> None:
+        wait()
+        times.append(time.perf_counter())
+
+    smwm.train(model, data, smwm.replace(s, steps=24 if device.type == "cpu" else 504), after_step)
+    speed = (len(times) - 5) / (times[-1] - times[4])
+    square = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    peak = 2 * 2048**3 * rate(lambda: (square @ square, wait()))
     count = sum(w.numel() for w in model.parameters())
     print(f"{s.env}, {s.networks}, {s.method}: {count:,} parameters")
     print(f"  {speed:.2f} steps / s, {speed * s.batch * s.window:.0f} frames / s")
     share = 100 * counter.get_total_flops() * speed / peak
     print(f"  {share:.0f}% of the {peak / 1e9:,.0f} GFLOP/s that a 2048 x 2048 product reaches")
-    model.eval()
     sizes = {name: getattr(s, name) for name in ("samples", "elites", "iterations", "horizon")}
     for tasks in (1, 10 if device.type == "cpu" else 100):
-        frames = obs[:1, 0].expand(tasks, -1, -1, -1)
-        spent = 1000 / rate(lambda f=frames: smwm.plan(model, f, f, **sizes).cpu())
+        obs = frames[:tasks]
+        spent = 1000 / rate(lambda f=obs: smwm.plan(model, f, f, **sizes).cpu())
         print(f"  plan {tasks} at once: {spent / tasks:.1f} ms a task, {sizes}")
 
 

@@ -1,7 +1,7 @@
 """Print the README's tables from results/ and results-gpu/: python .github/report.py [RUN ...]
 
 A row is a data set, a setting and a method; seeds share it. Seeds have other tasks, so the interval
-(Wilson's, 95%) is over all of them.
+(Wilson's, 95%) is over all of them. The runs of a GPU are listed beside those of the CPU.
 """
 
 import json
@@ -21,7 +21,7 @@ PUBLISHED = json.loads((HERE / "published.json").read_text())
 def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
     """Settings and the metrics of each seed, in the order of the environments and methods."""
     groups = {}
-    for run in runs:
+    for run in sorted(run for run in runs if (run / "metrics.json").exists()):
         s = smwm.Settings(**json.loads((run / "settings.json").read_text()))
         groups.setdefault(smwm.replace(s, seed=0), []).append(
             json.loads((run / "metrics.json").read_text())
@@ -30,7 +30,7 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
     methods = [*smwm.METHODS]
     return sorted(
         groups.items(),
-        key=lambda x: (order.index(x[0].env), x[0].history, methods.index(x[0].method)),
+        key=lambda x: (order.index(x[0].env), x[0].history, methods.index(x[0].method), x[0].steps),
     )
 
 
@@ -47,42 +47,44 @@ def table(header: list[str], rows: list[list]) -> str:
 
 
 def label(s: smwm.Settings) -> str:
-    return f"{s.env}, history {s.history}" if s.history > 1 else s.env
+    steps = smwm.settings_for(env=s.env, method=s.method).steps
+    return s.env + f" P {s.history}" * (s.history > 1) + f", {s.steps} steps" * (s.steps != steps)
 
 
-def results(groups) -> str:
-    header = "env|method|runs|solved %|95%|paper|random|paper|unsolved|random"
+def results(groups, gpu: dict) -> str:
+    header = "env|method|solved|95%|paper|by seed|H100|random|paper|unsolved|random|min"
     rows = []
     for s, seeds in groups:
         published = PUBLISHED["planning"][s.env]
         ours = PUBLISHED["planning"].get(f"{s.env} history {s.history}", published)
-        plans = [m["planning"] for m in seeds]
+        plans, card = ([m["planning"] for m in x] for x in (seeds, gpu.get(s, [])))
         tasks = sum(p["tasks"] for p in plans)
         hits = round(sum(p["tasks"] * p["success"] for p in plans) / 100)
         low, high = smwm.interval95(np.arange(tasks) < hits)
         left = [p["unsolved_tasks"] for p in plans]
         keys = "success_unsolved", "random_unsolved"
         share, chance = (np.average([p[key] for p in plans], weights=left) for key in keys)
-        minutes = mean([m["train"]["seconds"] / 60 for m in seeds])
-        rows.append([label(s), s.method, len(seeds), mean([p["success"] for p in plans])])
-        rows[-1] += [f"{low:.0f}-{high:.0f}", ours.get(s.method, "-")]
+        minutes = np.mean([m["train"]["seconds"] / 60 for m in seeds])
+        rows.append([label(s), s.method, f"{100 * hits / tasks:.1f}", f"{low:.0f}-{high:.0f}"])
+        rows[-1] += [ours.get(s.method, "-")]
+        rows[-1] += [" ".join(f"{p['success']:.0f}" for p in x) or "-" for x in (plans, card)]
         rows[-1] += [f"{np.mean([p['random'] for p in plans]):.0f}", published["random"]]
-        rows[-1] += [f"{share:.1f} ({sum(left)})", f"{chance:.0f}", s.steps, minutes]
-    return table([*header.split("|"), "steps", "min"], rows)
+        rows[-1] += [f"{share:.1f}", f"{chance:.0f}", f"{minutes:.0f}"]
+    return table(header.split("|"), rows)
 
 
 def probes(groups) -> str:
     """Of SMWM and SIGReg with history 1, for what is published; metrics.json has the others."""
-    found = {(s.env, s.steps, s.method): seeds for s, seeds in groups if s.history == 1}
+    found = {(label(s), s.method): seeds for s, seeds in groups if s.history == 1}
     rows = []
-    for env, steps in [key[:2] for key in found if key[2] == "smwm"]:
-        for name, published in PUBLISHED["probe"][env].items():
+    for env in [key[0] for key in found if key[1] == "smwm"]:
+        for name, published in PUBLISHED["probe"][env.split(",")[0]].items():
             row = [env, name]
             for method in ("smwm", "sigreg"):
-                seeds = found.get((env, steps, method), [])
+                seeds = found.get((env, method), [])
                 for kind, theirs in zip(("linear", "mlp"), published[method], strict=True):
                     ours = [m["probe"][kind][name] for m in seeds]
-                    row += [mean(ours, 3) if ours else "-", theirs]
+                    row += [f"{np.mean(ours):.3f}" if ours else "-", theirs]
             rows.append(row)
     header = "env|quantity|SMWM, linear|paper|MLP|paper|SIGReg, linear|paper|MLP|paper"
     return table(header.split("|"), rows)
@@ -121,18 +123,19 @@ def toys(groups) -> str:
     return table(header.split("|"), rows)
 
 
-def tables(runs: list[Path]) -> list[str]:
-    groups = grouped([run for run in runs if (run / "metrics.json").exists()])
+def tables(runs: list[Path], gpu: list[Path]) -> list[str]:
+    groups = grouped(runs)
     small = [group for group in groups if group[0].env in ("dotworld", "sprite")]
     large = [group for group in groups if group[0].env not in ("dotworld", "sprite")]
-    return [results(large), probes(large)] * bool(large) + [toys(small)] * bool(small)
+    return [results(large, dict(grouped(gpu))), probes(large)] * bool(large) + [toys(small)] * bool(
+        small
+    )
 
 
 def main() -> None:
     names = [Path(x) for x in sys.argv[1:] if x != "--check"]
-    folders = [HERE / "results", HERE / "results-gpu"]  # of a CPU; of gpu.sh
-    sets = [names] if names else [sorted(x.iterdir()) for x in folders if x.exists()]
-    texts = [text for runs in sets for text in tables(runs)]
+    gpu = [*(HERE / "results-gpu").iterdir()]
+    texts = tables(names, []) if names else tables([*(HERE / "results").iterdir()], gpu)
     if "--check" not in sys.argv:
         return print("\n\n".join(texts))
     readme = (HERE.parent / "README.md").read_text()

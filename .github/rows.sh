@@ -13,9 +13,9 @@ for seed in ${SEEDS:-1 2 3}; do
   for env in $envs; do
     for method in smwm sigreg forward; do
       echo "$env-$method-s$seed --env $env --method $method --seed $seed"
+      if [ "$env" = reacher ] && [ "$method" != forward ]; then
+        echo "reacher-h3-$method-s$seed --env reacher --method $method --history 3 --seed $seed"
+      fi
     done
-    if [ "$env" = reacher ]; then
-      echo "reacher-h3-smwm-s$seed --env reacher --history 3 --seed $seed"
-    fi
   done
 done | xargs -P "$(nproc)" -L 1 .github/row.sh
