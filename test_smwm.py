@@ -143,12 +143,11 @@ def test_training_goes_on_as_if_it_had_not_stopped(dots, device):
 
     def after_step(step: int, terms: dict, state: dict) -> None:
         losses.setdefault(step, []).append(terms["loss"].item())
-        if step == 7 and not saved:
-            saved.update(copy.deepcopy({"model": model.state_dict(), "training": state}))
+        saved.setdefault(step, copy.deepcopy((model.state_dict(), state)))
 
     smwm.train(model, dots, s, after_step)
-    model.load_state_dict(saved["model"])
-    smwm.train(model, dots, s, after_step, saved["training"])
+    model.load_state_dict(saved[7][0])
+    smwm.train(model, dots, s, after_step, saved[7][1])
     assert all(losses[step][0] == losses[step][1] for step in range(8, 15)), losses
 
 
@@ -640,7 +639,8 @@ def test_bad_settings_end_in_one_line(folder, capsys):
         capsys.readouterr()
         said = run(f"train {TINY} {args}", code=2, capsys=capsys).splitlines()
         assert words in said[-1] and said[-1].startswith("error: ") and len(said) <= 3, said
-    assert "expected run folders" in run("evaluate", code=2, capsys=capsys)
+    for args, words in {"evaluate": "run folders", "evaluate one --out two": "--out: "}.items():
+        assert words in run(args, code=2, capsys=capsys)
     for known in ("--env moon", "--method magic", "--device cuda:9"):
         with pytest.raises(SystemExit):
             run(f"train {known}")
