@@ -303,10 +303,10 @@ class Optimizer:
 
 
 def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume=None) -> None:
-    """Train `model` in place, on the device it is on.
+    """Train `model` in place, on the device it is on. On a GPU the steps replay a CUDA graph.
 
-    after_step(step, terms, state) gets the terms of the loss and all that training needs to go on
-    besides the weights. Given back as `resume`, that state continues bit-identically on a CPU."""
+    after_step(step, terms, state) gets the terms of the loss, which the next step overwrites there,
+    and all that training needs besides the weights. `resume` goes on from it, on a CPU to the bit."""
     device, start = model.act_mean.device, resume["step"] if resume else 0
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
@@ -339,11 +339,11 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         lr = torch.full((), s.lr * min(10 * step / s.steps, cosine), device=device)
         if device.type != "cuda" or step < start + 4:
             terms = update(obs, act, lr)
-        else:  # launch all kernels of an update at once: a recorded CUDA graph
+        else:  # once the libraries are set up, replay a recorded update: all kernels start at once
             if step == start + 4:
                 graph, inputs = torch.cuda.CUDAGraph(), (obs, act, lr)
                 graph.register_generator_state(generator)
-                with torch.cuda.graph(graph):
+                with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream()):
                     terms = update(*inputs)
             for old, new in zip(inputs, (obs, act, lr), strict=True):
                 old.copy_(new)
@@ -351,7 +351,7 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         if after_step:
             state = {"step": step, "optimizer": optimizer.state, "sampler": sampler.get_state()}
             after_step(step, terms, state | {"generator": generator.get_state()})
-    model.eval()
+    model.eval().zero_grad()
 
 
 # ==== Planning ==================================================================================

@@ -138,7 +138,7 @@ def test_optimizer_is_muon_and_adamw():
 @pytest.mark.parametrize("device", DEVICES)
 def test_training_goes_on_as_if_it_had_not_stopped(dots, device):
     """On a GPU the first steps after a start run eagerly, later ones replay a CUDA graph."""
-    s = smwm.settings_for(steps=14, batch=16)
+    s = smwm.settings_for(method="sigreg", width=256, steps=14, batch=16)
     model, losses, saved = smwm.build_model(s, 2, device == "cuda").to(device), {}, {}
 
     def after_step(step: int, terms: dict, state: dict) -> None:

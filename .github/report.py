@@ -47,12 +47,13 @@ def table(header: list[str], rows: list[list]) -> str:
 
 
 def label(s: smwm.Settings) -> str:
-    steps = smwm.settings_for(env=s.env, method=s.method).steps
-    return s.env + f" P {s.history}" * (s.history > 1) + f", {s.steps} steps" * (s.steps != steps)
+    default = smwm.settings_for(env=s.env, method=s.method).steps
+    steps = f", {s.steps} steps" if s.steps != default else ""
+    return s.env + (f", P={s.history}" if s.history > 1 else "") + steps
 
 
 def results(groups, gpu: dict) -> str:
-    header = "env|method|solved|95%|paper|by seed|H100|random|paper|unsolved|random|min"
+    header = "env|method|solved|95%|paper|CPU|H100|random|paper|hard|random|min"
     rows = []
     for s, seeds in groups:
         published = PUBLISHED["planning"][s.env]
@@ -119,7 +120,7 @@ def toys(groups) -> str:
         solved = [np.mean([m["planning"][key] for m in seeds]) for key in ("success", "random")]
         trivial = solved[1] == 100  # without control every task is solved at its start
         rows[-1] += ["-", "-"] if trivial else [f"{x:.0f}" for x in solved]
-    header = "world|method|dim.|rank|theirs (true)|R²|R², others|spread|solved %|random"
+    header = "world|method|dim.|rank|paper (true)|R²|R², others|spread|solved %|random"
     return table(header.split("|"), rows)
 
 
