@@ -305,8 +305,8 @@ class Optimizer:
 def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume=None) -> None:
     """Train `model` in place, on the device it is on. On a GPU the steps replay a CUDA graph.
 
-    after_step(step, terms, state) gets the terms of the loss, which the next step overwrites there,
-    and all that training needs besides the weights. `resume` goes on from it, on a CPU to the bit."""
+    after_step(step, terms, state) gets the loss's terms, which the next step may overwrite, and the
+    state of training. Given back as `resume`, the state continues bit-identically on a CPU."""
     device, start = model.act_mean.device, resume["step"] if resume else 0
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
