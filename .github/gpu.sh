@@ -4,7 +4,8 @@
 # seeds, in Push-T and Cube with four times the steps, and then the other rows of README's large
 # table. It ends after LIMIT seconds (default 580; an H100 with 16 cores trains 26 rows in 530).
 # FOLDER (.github/results-gpu) gets log.txt, and results.tar anew every ten seconds, so that the
-# limit costs unfinished rows alone. TINY=1 tries the script on any machine with tiny settings.
+# limit costs unfinished rows alone. Unpacked in .github/results-gpu, report.py finds the rows.
+# TINY=1 tries the script on any machine with tiny settings.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.github/results-gpu} end=$((SECONDS + ${LIMIT:-580})) tiny="" vit="--size 224"
