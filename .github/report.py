@@ -26,12 +26,13 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
         groups.setdefault(smwm.replace(s, seed=0), []).append(
             json.loads((run / "metrics.json").read_text())
         )
-    order = [*envs.ENVS]
-    methods = [*smwm.METHODS]
-    return sorted(
-        groups.items(),
-        key=lambda x: (order.index(x[0].env), x[0].history, methods.index(x[0].method), x[0].steps),
-    )
+    order, methods = [*envs.ENVS], [*smwm.METHODS]
+
+    def key(group):
+        s = group[0]
+        return order.index(s.env), s.history, s.steps, methods.index(s.method)
+
+    return sorted(groups.items(), key=key)
 
 
 def mean(values: list[float], digits: int = 1) -> str:
@@ -48,7 +49,7 @@ def table(header: list[str], rows: list[list]) -> str:
 
 def label(s: smwm.Settings) -> str:
     default = smwm.settings_for(env=s.env, method=s.method).steps
-    steps = f", {s.steps} steps" if s.steps != default else ""
+    steps = f", {s.steps // 1000}k steps" if s.steps != default else ""
     return s.env + (f", P={s.history}" if s.history > 1 else "") + steps
 
 

@@ -16,6 +16,9 @@ for seed in ${SEEDS:-1 2 3}; do
       if [ "$env" = reacher ] && [ "$method" != forward ]; then
         echo "reacher-h3-$method-s$seed --env reacher --method $method --history 3 --seed $seed"
       fi
+      if [ "$env$seed" = pusht1 ] && [ "$method" != forward ]; then
+        echo "pusht-long-$method-s1 --env pusht --method $method --steps 16000 --seed 1"
+      fi
     done
   done
 done | xargs -P "$(nproc)" -L 1 .github/row.sh
