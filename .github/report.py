@@ -49,7 +49,7 @@ def table(header: list[str], rows: list[list]) -> str:
 
 def label(s: smwm.Settings) -> str:
     default = smwm.settings_for(env=s.env, method=s.method).steps
-    steps = f", {s.steps // 1000}k steps" if s.steps != default else ""
+    steps = f", {s.steps // 1000}k" if s.steps != default else ""
     return s.env + (f", P={s.history}" if s.history > 1 else "") + steps
 
 
