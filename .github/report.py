@@ -23,7 +23,8 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
     groups = {}
     for run in sorted(run for run in runs if (run / "metrics.json").exists()):
         s = smwm.Settings(**json.loads((run / "settings.json").read_text()))
-        groups.setdefault(smwm.replace(s, seed=0), []).append(
+        lam = 0.0 if s.method == "forward" else s.lam  # which that method does not use
+        groups.setdefault(smwm.replace(s, seed=0, lam=lam), []).append(
             json.loads((run / "metrics.json").read_text())
         )
     order, methods = [*envs.ENVS], [*smwm.METHODS]
