@@ -339,7 +339,7 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         lr = torch.full((), s.lr * min(10 * step / s.steps, cosine), device=device)
         if device.type != "cuda" or step < start + 4:
             terms = update(obs, act, lr)
-        else:  # once the libraries are set up, replay a recorded update: all kernels start at once
+        else:  # three steps set up the libraries; later ones replay a recorded update in one launch
             if step == start + 4:
                 graph, inputs = torch.cuda.CUDAGraph(), (obs, act, lr)
                 graph.register_generator_state(generator)
