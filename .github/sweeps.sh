@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The sweeps that are not stored yet, into .github/sweeps: lam and rate of either method by short runs,
-# success and R² against lam (both on seed 0, on which settings are chosen), and success against the
-# distance of the goals, for the runs of rows.sh with seed 1, which must lie in runs/.
+# success and R² against lam (both on seed 0, on which settings are chosen), both methods on other data
+# of Push-T (seed 1), and success against the distance of the goals, for the runs of rows.sh with seed 1, which must lie in runs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
@@ -28,6 +28,10 @@ tune() {  # ENV METHOD LAM RATE
 for rate in 2e-3 4e-3; do  # the best two of SIGReg's rates with all steps
   echo "long-pusht-sigreg-lam0.09-lr$rate --env pusht --method sigreg --lr $rate --seed 0 --tasks 300"
 done | xargs -P "$(nproc)" -L 1 .github/row.sh
+
+for method in smwm sigreg; do  # the first edition's data; one after the other, the first collects
+  SMWM=.github/strokes.py .github/row.sh "strokes-$method" --env strokes --method $method --seed 1
+done
 
 for env in dotworld tworoom reacher; do
   for lam in 0 0.1 1 10 100; do
