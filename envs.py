@@ -4,9 +4,9 @@
     obs, info = env.reset(seed=0)               # obs: (64, 64, 3) uint8; info: state, success
     obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
-Every environment is a `gymnasium.Env` that observes its own picture, drawn in numpy: no OpenGL, no
-display, no GPU, the same bytes on every machine. To take one environment elsewhere, copy its class,
-`PixelEnv` and, for the two-dimensional ones, `Canvas`.
+Every environment is a `gymnasium.Env` that observes its own picture, drawn on the CPU without OpenGL
+or display. `gym.make` cuts an episode off after 200 steps. To take one environment elsewhere, copy
+its class, `PixelEnv` and, for the two-dimensional ones, `Canvas`.
 """
 
 import copy
@@ -177,7 +177,8 @@ class DotWorld(PixelEnv):
     `random` dots, which move by displacements that are not in the action, and of `static` dots.
     Action: displacements (x, y) in units of 16 px, for each independent dot and each pair.
     State: (x, y) of each dot in that order; y points down.
-    Start: uniform in [2, 62] px; the second dot of a pair within 16 px of the first in x and y.
+    Start: uniform in [2, 62] px, dots at least 4 px apart; the second dot of a pair within 16 px of
+    the first in x and y.
     Success: every controlled dot within 2 px of its goal."""
 
     CANVAS, RADIUS, REACH, GOAL_DISTANCE = 64.0, 2.0, 16.0, 2.0  # px
@@ -196,7 +197,7 @@ class DotWorld(PixelEnv):
             for n in range(1, count + 1):
                 last = first + (2 if kind == "pair" else 1)
                 self._groups[f"{kind} {n}"], first = [*range(first, last)], last
-        self.controlled = tuple(name for name in self._groups if name[:3] in ("dot", "pai"))
+        self.controlled = tuple(x for x in self._groups if x.startswith(("dot", "pair")))
         self._state = np.zeros(2 * first)
         super().__init__(2 * len(self.controlled), size=size, render_mode=render_mode)
 
@@ -285,13 +286,12 @@ class DotWorld(PixelEnv):
 
 
 class Sprite(PixelEnv):
-    """The paper's sprite: an asymmetric arrow of radius 16 px. The action has a part of its pose.
+    """The paper's sprite: an asymmetric arrow of radius 16 px. The action displaces part of its pose.
 
-    Coordinates that are not in the action move exactly as those that are, but at random: the
-    action's mask is the only difference.
+    The other coordinates move at random, x and y by up to 8 px, the angle by up to 8/7.5 rad.
 
     Arguments: `axes`, the coordinates in the action: "" (none), "x", "xy" or "xyt".
-    Action: displacements of these, in units of 8 px and of 8/7.5 rad (pi rad for "xyt"). Without
+    Action: displacements of these, x and y in units of 8 px, the angle in units of pi rad. Without
     any there is one entry that moves nothing, since an action space cannot be empty.
     State: x, y (px, y points down) and the angle (rad, wrapped).
     Start: x, y uniform in [16, 48] px, the arrow's bounds; angle uniform in [-pi, pi].

@@ -55,28 +55,28 @@ def setting(default, group: str, text: str):
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings. PRESETS change the defaults by environment, the command line changes both."""
+    """All settings. PRESETS change defaults by environment and method, the command line any."""
 
-    env: str = setting("dotworld", "data", "environment; leave it out for foreign --data")
+    env: str = setting("dotworld", "data", "environment; omit it for --data of your own")
     variant: str = setting("", "data", "variant of the environment; empty: its first")
     data: str = setting("", "data", "dataset folder; empty: collect one in data/")
     frames: int = setting(20_000, "data", "frames to collect")
-    episode: int = setting(100, "data", "frames of an episode to collect")
-    size: int = setting(64, "data", "side of a frame in pixels (S), a multiple of 16")
+    episode: int = setting(100, "data", "frames in a collected episode")
+    size: int = setting(64, "data", "side of a collected frame in pixels (S), 16 n")
     method: str = setting("smwm", "training", "the loss to train with")
     lam: float = setting(10.0, "training", "weight of the anti-collapse term")
     block: int = setting(5, "training", "env actions in a block (k)")
     window: int = setting(4, "training", "frames in a training window (T), one block apart")
     history: int = setting(1, "training", "latents that the forward model sees (P)")
     networks: str = setting("conv", "training", "encoder and forward model")
-    width: int = setting(256, "training", "width of the networks, 2 D; up to 128 without Muon")
+    width: int = setting(256, "training", "width of the networks, 2 D; Muon above 128 only")
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     lr: float = setting(2e-3, "training", "peak learning rate")
     seed: int = setting(0, "training", "seed of weights, batches and planning tasks")
     probe_epochs: int = setting(200, "evaluation", "epochs of the MLP probe, at most")
     tasks: int = setting(100, "evaluation", "planning tasks")
-    goal_offset: int = setting(25, "evaluation", "env steps to the goal; tasks get twice as many")
+    goal_offset: int = setting(25, "evaluation", "env steps to the goal; the budget is twice that")
     horizon: int = setting(5, "evaluation", "blocks to plan, and to execute before replanning (H)")
     samples: int = setting(300, "evaluation", "CEM samples (N)")
     elites: int = setting(30, "evaluation", "CEM elites (K)")
@@ -158,7 +158,7 @@ class WorldModel(nn.Module):
             self.register_buffer(f"act_{name}", torch.full((act_dim,), value))
 
     def fit_actions(self, actions: Tensor) -> None:
-        """Take the mean, deviation and bounds of actions (n, m)."""
+        """Store the mean, deviation and bounds of actions (n, m)."""
         std, mean = torch.std_mean(actions.double(), 0)
         varies = std > 1e-6 * actions.abs().amax(0)  # constant entries are centred, but not scaled
         self.act_mean.copy_(mean.repeat(self.block))
@@ -198,8 +198,8 @@ NETWORKS = {"conv": (Encoder, ForwardModel)}
 
 
 # ==== Losses ====================================================================================
-# From latents z (B, T, D) and the standardised blocks between them act (B, T-1, A) to the loss and
-# its terms. ||x||^2 is the mean over entries. `lam` weights the term against collapse.
+# Each takes latents z (B, T, D) and the standardised blocks between them, act (B, T-1, A), to the
+# loss and its terms. ||x||^2 is the mean over entries. `lam` weights the term against collapse.
 def forward_loss(model, z: Tensor, act: Tensor, *, lam=0.0, generator=None):
     """The ablation, which collapses: L = L_fwd."""
     # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2. The target is NOT detached: the encoder learns from
@@ -222,7 +222,7 @@ def sigreg_loss(model, z: Tensor, act: Tensor, *, lam=0.09, generator=None):
     """The baseline LeWorldModel (arXiv 2603.19312): L = L_fwd + lam * SIGReg(z).
 
     SIGReg (LeJEPA, arXiv 2511.08544) pushes the latents of each time step towards N(0, I). It is
-    the mean, over random unit directions u, of the Epps-Pulley statistic of x = u.z: n times twice
+    the mean, over random unit directions u, of the Epps-Pulley statistic of x = u.z: 2 B times
     the integral of |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) over [0, 3], phi(t) = mean exp(i t x)."""
     forward, terms = forward_loss(model, z, act)
     u = F.normalize(torch.randn(z.shape[-1], 1024, generator=generator, device=z.device), dim=0)
@@ -256,12 +256,12 @@ class Dataset:
         pairs = [(self.starts[i], self.ends[i] - span) for i in self.episodes[split]]
         return torch.from_numpy(np.concatenate([np.arange(*pair) for pair in pairs]))
 
-    def batch(self, rows: Tensor, time: int, block: int) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: Tensor, window: int, block: int) -> tuple[Tensor, Tensor]:
         """Windows from rows (B,) on: obs (B, T, S, S, 3), `block` rows apart, act (B, T-1, A)."""
-        at = (rows[:, None] + block * torch.arange(time)).to(self.frames.device)
+        at = (rows[:, None] + block * torch.arange(window)).to(self.frames.device)
         obs = self.frames.index_select(0, at.flatten()).unflatten(0, at.shape)  # faster than [at]
-        at = rows[:, None] + torch.arange(block * (time - 1))
-        return obs, self.actions[at].reshape(len(rows), time - 1, -1)
+        at = rows[:, None] + torch.arange(block * (window - 1))
+        return obs, self.actions[at].reshape(len(rows), window - 1, -1)
 
 
 # ==== Training ==================================================================================
@@ -293,8 +293,8 @@ class Optimizer:
                     gram = x @ x.T
                     gram = torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
                     x = torch.addmm(x, gram, x, beta=3.4445)
-                x, size = (x.T if tall else x).to(weight), max(weight.shape)
-                weight.sub_(x * (0.2 * lr * size**0.5))
+                x = (x.T if tall else x).to(weight)
+                weight.sub_(x * (0.2 * lr * max(weight.shape) ** 0.5))
             else:
                 mean.lerp_(weight.grad, 0.1)
                 square.lerp_(weight.grad.square(), 0.001)
@@ -305,8 +305,8 @@ class Optimizer:
 def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume=None) -> None:
     """Train `model` in place, on the device it is on. On a GPU the steps replay a CUDA graph.
 
-    after_step(step, terms, state) gets the loss's terms, which the next step may overwrite, and the
-    state of training. Given back as `resume`, the state continues bit-identically on a CPU."""
+    after_step(step, terms, state) gets the loss's terms and the state of training, which the next
+    step may overwrite. With that step's weights, `resume=state` goes on bit for bit on a CPU."""
     device, start = model.act_mean.device, resume["step"] if resume else 0
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
@@ -386,15 +386,16 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
     """Env actions (B, horizon * k, m) that lead from frames to goal images, for B tasks at once.
 
     obs: the present (B, H, W, 3) uint8, or the last T <= P frames (B, T, H, W, 3), a block apart,
-    with the env actions between them as `past` (B, (T-1) * k, m). goal_obs: (B, H, W, 3). All are
-    torch or numpy. `sizes`: samples, elites, iterations. The cost of a sequence is the squared
-    distance of its imagined end to the goal's latent. The data's ranges bound the actions."""
+    with the env actions between them as `past` (B, (T-1) * k, m). goal_obs: (B, H, W, 3). Torch or
+    numpy; ValueError if shapes do not fit. `sizes`: samples, elites, iterations. The cost is the
+    squared distance of the imagined end to the goal's latent. The data's ranges bound actions."""
     z, z_goal = model.encode(obs), model.encode(goal_obs)
     z = z[:, None] if z.ndim == 2 else z  # (B, T, D)
     m, blocks = len(model.act_mean) // model.block, z.shape[1] - 1
     past = z.new_zeros(len(z), 0, m) if past is None else torch.as_tensor(past).to(z)
     if horizon < 1 or z_goal.shape != z[:, 0].shape:
-        raise ValueError(f"plan: expected {len(z)} goals, horizon 1+, got {len(z_goal)}, {horizon}")
+        got = f"latents {[*z_goal.shape]}, horizon {horizon}"
+        raise ValueError(f"plan: expected {len(z)} goals (B, H, W, 3), a horizon of 1+, got {got}")
     if blocks >= model.history or past.shape != (len(z), blocks * model.block, m):
         got = f"{blocks + 1} frames and a past of {tuple(past.shape)}"
         raise ValueError(f"plan: expected 1 to {model.history} frames and their past, got {got}")
@@ -457,7 +458,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
 
 # ==== Probes: what a latent holds ===============================================================
 def r2(prediction: Tensor, target: Tensor) -> float:
-    """Coefficient of determination of (n, j), (n, j), the mean over the columns that vary."""
+    """Coefficient of determination of predictions (n, j), the mean over the targets that vary."""
     residual = (prediction - target).square().sum(0)
     total = (target - target.mean(0)).square().sum(0)
     return float((1 - residual / total)[total > 1e-12 * target.square().sum(0)].mean())
@@ -496,11 +497,7 @@ def effective_dim(variances: Tensor) -> float:
     return float(variances.sum() ** 2 / variances.square().sum().clamp_min(1e-300))
 
 
-# ================================================================================================
-# Running it: up to here the method, from here on what runs it
-# ================================================================================================
-
-# ==== Presets: what an environment, a variant or a method sets differently from Settings ========
+# ==== Running it: the method ends here ==========================================================
 PRESETS = {
     "sigreg": dict(lam=0.09),  # the original's
     "dotworld": dict(block=1, episode=50, width=128, steps=1500, batch=64, probe_epochs=15),
@@ -597,15 +594,16 @@ def create_arrays(folder: Path, rows: int, size: int, m: int, d: int) -> list[np
 def save_dataset(folder, frames, actions, episode_ends, states=None, size: int = 64) -> None:
     """Write a dataset folder from arrays, or from anything that slices (memmap, h5py), in chunks.
 
-    frames (F, H, W, 3) uint8 are resized to `size`. Row t of actions (F, m) was taken after frame
-    t; it may be NaN at the last frame of an episode. episode_ends (N,) are exclusive. states
-    (F, d) are what the latent is probed for."""
+    frames (n, H, W, 3) uint8 are resized to `size`. Row t of actions (n, m) was taken after frame
+    t; it may be NaN at the last frame of an episode. episode_ends (episodes,) are exclusive. states
+    (n, d) are what the latent is probed for. Raises InputError."""
     folder, count = Path(folder), len(frames)
     states = np.zeros((count, 0)) if states is None else states
     if folder.exists():
         raise InputError(f"{folder}: expected a new folder, it exists; choose another name")
     if not len(actions) == len(states) == count or {actions.ndim, states.ndim} != {2} or size % 16:
-        raise InputError(f"{folder}: expected actions and states ({count}, n), a size % 16 = 0")
+        got = f"{actions.shape}, {states.shape}, size {size}"
+        raise InputError(f"{folder}: expected ({count}, m), ({count}, d), size % 16 = 0, got {got}")
     with replacing(folder) as new:
         arrays = create_arrays(new, count, size, actions.shape[1], states.shape[1])
         for start in progress(range(0, count, 1000), f"save {folder}"):
@@ -613,7 +611,7 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
             chunk = torch.as_tensor(np.asarray(frames[rows]))
             if chunk.dtype != torch.uint8 or chunk.ndim != 4 or chunk.shape[3] != 3:
                 got = f"{chunk.dtype} {tuple(chunk.shape)}"
-                raise InputError(f"{folder}: expected frames (F, H, W, 3) in uint8, got {got}")
+                raise InputError(f"{folder}: expected frames (n, H, W, 3) in uint8, got {got}")
             if chunk.shape[1:3] != (size, size):  # as WorldModel.encode does
                 chunk = F.interpolate(chunk.permute(0, 3, 1, 2).float(), (size, size), mode="area")
                 chunk = chunk.round().permute(0, 2, 3, 1)
@@ -642,15 +640,16 @@ def open_dataset(folder: str | Path) -> Dataset:
 
     count, side = frames.shape[:2] if frames.ndim == 4 else (0, 0)
     good = count and frames.dtype == np.uint8 and frames.shape[2:] == (side, 3) and side % 16 == 0
-    expect("frames", good, "uint8 (F, S, S, 3), S a multiple of 16")
+    expect("frames", good, "uint8 (n, S, S, 3), S a multiple of 16")
     good = ends.ndim == 1 and ends.dtype.kind in "iu" and len(ends) > 1 and ends[-1] == count
     good = good and np.diff(ends, prepend=0).min() > 0
     expect("episode_ends", good, f"the ends of two episodes or more, rising to {count}")
     for name in ("actions", "states"):
         good = arrays[name].ndim == 2 and arrays[name].dtype.kind in "fiu"
-        expect(name, good and len(arrays[name]) == count, f"numbers ({count}, n)")
+        expect(name, good and len(arrays[name]) == count, f"numbers ({count}, m or d)")
         bad = ~np.isfinite(arrays[name]).all(1)
-        bad[ends - 1] &= name == "states"  # the action at an episode's last frame is not used
+        if name == "actions":  # the one at an episode's last frame is not used
+            bad[ends - 1] = False
         expect(name, not bad.any(), f"finite numbers (row {bad.argmax()} is not)")
     actions, ends = np.asarray(actions, np.float32), np.asarray(ends, np.int64)
     return Dataset(frames, actions, ends, np.asarray(states, np.float64))
@@ -816,8 +815,9 @@ def check_windows(data: Dataset, s: Settings) -> None:
     planning = s.block * max(2, s.history - 1) + s.goal_offset if s.env else 0
     span = max(planning, s.block * max(s.window - 1, s.history))
     for split in data.episodes:
-        if not len(data.windows(split, span)):
-            got = f"{max(data.ends - data.starts)} at most; use a smaller --block or --goal-offset"
+        longest = (data.ends - data.starts)[data.episodes[split]].max()
+        if longest <= span:
+            got = f"{longest} at most; use a smaller --block, --window or --goal-offset"
             raise InputError(f"expected {split} episodes of more than {span} frames, got {got}")
 
 
@@ -846,21 +846,21 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
         results["planning"], plans = score_planning(model, data, s)
         arrays |= plans
     else:
-        print("planning: off, the data has no states of one of the environments")
+        print("planning: off, the data has no states that an environment can restore")
     path = run / f"metrics{name}.json"
     write_json(path, (read_json(path) if path.exists() else {}) | results)
     np.savez_compressed(run / f"evaluation{name}.npz", **arrays)
 
 
 def score_planning(model: WorldModel, data: Dataset, s: Settings) -> tuple[dict, dict]:
-    """Success of the planner and of random actions, in all tasks and where the start is no goal."""
+    """Success of planner and random actions in all tasks, and in those not solved at the start."""
     start, plans = time.perf_counter(), evaluate_planning(model, data, s)
     spent, solved = time.perf_counter() - start, plans["solved"]
     steps = np.where(solved < 0, 2 * s.goal_offset, solved)  # that each task took
     scores = {"seconds_per_plan": spent / max(1, np.ceil(steps / (s.block * s.horizon)).sum())}
     random = evaluate_planning(None, data, s)["solved"] >= 0
     subsets = ("", np.full(len(solved), True)), ("_unsolved", solved != 0)
-    for suffix, some in subsets[: 1 + (solved != 0).any()]:
+    for suffix, some in (pair for pair in subsets if pair[1].any()):
         n, (low, high) = int(some.sum()), interval95(solved[some] >= 0)
         hits, chance = (100 * float(np.mean(x[some])) for x in (solved >= 0, random))
         scores |= {("unsolved_tasks" if suffix else "tasks"): n, f"success{suffix}": hits}
@@ -890,7 +890,6 @@ def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings
         probe["mlp"][name] = r2(mlp_probe(x, y, x_test, epochs=s.probe_epochs), y_test)
     variances, axes = torch.linalg.eigh(torch.cov(z_test.T))
     variances, axes = variances.flip(0).clamp_min(0), axes.flip(1)[:, :2]
-    # rollouts of up to ten blocks: imagined latents beside the encoded ones
     lengths = (data.ends - data.starts)[data.episodes["test"]]
     steps = min(10, (int(lengths.max()) - 1) // s.block - p + 1)
     rows = rng.permutation(data.windows("test", s.block * (p - 1 + steps)))[:500]
@@ -916,7 +915,7 @@ def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings
 
 @torch.inference_mode()
 def encode_all(model: WorldModel, frames: Tensor, rows: np.ndarray) -> Tensor:
-    """Rows (n,) of frames (F, S, S, 3) to latents (n, D), in double precision on the CPU."""
+    """Rows (n,) of frames (..., S, S, 3) to latents (n, D), in double precision on the CPU."""
     parts = torch.as_tensor(rows).split(500)
     return torch.cat([model.encode(frames[part]).double().cpu() for part in parts])
 
@@ -954,7 +953,7 @@ def load_results(run: Path) -> tuple[Settings, dict, dict, np.ndarray]:
 
 
 def draw_latents(results: list):
-    """The true state, and a column a run: latents in its colours, their spectrum, rollouts."""
+    """The true state, and a column per run: latents in its colours, their spectrum, rollouts."""
     from matplotlib import pyplot  # imported here: training does not need it
 
     first, _, arrays, _ = results[0]
@@ -988,7 +987,7 @@ def draw_latents(results: list):
         column[0].set_title(f"{s.env} {s.variant}, {s.method}, seed {s.seed}", fontsize=10)
         for axes, term in ((grid[-2, 0], "forward"), (grid[-1, 0], "spread")):
             axes.loglog(log["step"], log[term], label=f"{s.method}, seed {s.seed}")
-            axes.set(xlabel="step", title={"forward": "$L_{fwd}$"}.get(term, term))
+            axes.set(xlabel="step", title="$L_{fwd}$" if term == "forward" else term)
             axes.legend(fontsize=8)
     return figure
 
@@ -1013,7 +1012,7 @@ def draw_plans(s: Settings, arrays: dict):
     """Up to two solved and two unsolved tasks: the executed frames, and the goal."""
     from matplotlib import pyplot
 
-    solved, lead = arrays["solved"], s.block * max(2, s.history - 1)
+    solved, lead = arrays["solved"], arrays["states"].shape[1] - 1 - 2 * s.goal_offset
     tasks = [*np.flatnonzero(solved > 0)[:2], *np.flatnonzero(solved < 0)[:2]] or [0]
     world = envs.make(s.env, s.variant, 128)
     style = dict(squeeze=False, layout="constrained", subplot_kw=dict(xticks=[], yticks=[]))
@@ -1068,12 +1067,14 @@ def main(argv: list[str] | None = None) -> int:
     command, runs, device = args.command, args.runs, torch.device(args.device)
     try:
         if bool(runs) == (command == "train"):
-            raise InputError(f"{command}: expected run folders after evaluate and figures alone")
-        for x in fields(Settings) if args.resume or command != "train" else ():
-            if x.name in given and (command != "evaluate" or x.metadata["group"] != "evaluation"):
-                raise InputError(f"--{x.name}: expected with a new run alone; drop it")
+            raise InputError(f"{command}: expected run folders after evaluate and figures only")
+        new = command == "train" and not args.resume
+        for x in fields(Settings):
+            free = new or (command == "evaluate" and x.metadata["group"] == "evaluation")
+            if x.name in given and not free:
+                raise InputError(f"{x.name}: expected with a new run only; drop it")
         if args.out and (args.resume or command == "evaluate"):
-            raise InputError("--out: expected with a new run or figures alone; drop it")
+            raise InputError("--out: expected with a new run or figures only; drop it")
         if command == "figures":
             figures(runs, args.out or runs[0] / "figures")
         elif command == "evaluate":

@@ -1,4 +1,4 @@
-"""Each test checks a claim of the README, in its order: pytest -q."""
+"""The tests, in the order of the README and of smwm.py: pytest -q."""
 
 import copy
 import importlib.util
@@ -51,10 +51,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """The main job: `python smwm.py train --env dotworld` in an empty folder."""
+    """The main job in an empty folder; dot world is the default of `--env`."""
     here = tmp_path_factory.mktemp("main")
-    command = [sys.executable, HERE / "smwm.py", "train", "--env", "dotworld"]
-    subprocess.run(command, cwd=here, check=True)
+    subprocess.run([sys.executable, HERE / "smwm.py", "train"], cwd=here, check=True)
     return here / "runs/dotworld-smwm-s0"
 
 
@@ -91,9 +90,9 @@ def test_gradient_reaches_the_latents_of_both_frames(term):
 
 
 def test_sigreg_statistic():
-    """Of one-dimensional latents that are all 1, phi = exp(it), and over the whole line it is
+    """For one-dimensional latents that are all 1, phi(t) = exp(it). Over the whole line SIGReg is
     n * integral |exp(it) - exp(-t^2/2)|^2 exp(-t^2/2) dt
-    = n sqrt(2 pi) (1 - sqrt(2) exp(-1/4) + 1/sqrt(3)). Of Gaussian latents it is of order 1."""
+    = n sqrt(2 pi) (1 - sqrt(2) exp(-1/4) + 1/sqrt(3)). For Gaussian latents it is of order 1."""
     n, act, generator = 4096, torch.zeros(4096, 1, 1), torch.Generator().manual_seed(0)
     exact = n * math.sqrt(2 * math.pi) * (1 - math.sqrt(2) * math.exp(-1 / 4) + 1 / math.sqrt(3))
     constant = smwm.sigreg_loss(BY_HAND, torch.ones(n, 2, 1), act)[1]["sigreg"]
@@ -112,7 +111,7 @@ def test_main_job(trained):
 
 
 def test_without_the_inverse_term_the_latent_collapses(folder, capsys):
-    """The same network, data and steps. What the command prints says so, and by which measure."""
+    """With the same network, data and steps only `forward` collapses, and the command says so."""
     spread, options = {}, "--frames 2000 --steps 150 --batch 16 --tasks 2 --probe-epochs 1"
     for method in smwm.METHODS:
         said = run(f"train {options} --method {method}", capsys=capsys)
@@ -123,10 +122,11 @@ def test_without_the_inverse_term_the_latent_collapses(folder, capsys):
 
 def test_optimizer_is_muon_and_adamw():
     """For matrices torch.optim.Muon, for the rest torch.optim.AdamW."""
-    ours, theirs = ([nn.Parameter(torch.ones(40, 90)), nn.Parameter(torch.ones(9))] for _ in "ab")
+    shapes = (40, 90), (90, 40), (9,)
+    ours, theirs = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in "ab")
     optimizer = smwm.Optimizer(ours, muon=True, decay=0.1, dtype=torch.bfloat16)
-    muon = torch.optim.Muon(theirs[:1], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(theirs[1:], lr=0.1, weight_decay=0.1)
+    muon = torch.optim.Muon(theirs[:2], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(theirs[2:], lr=0.1, weight_decay=0.1)
     for _ in range(4):
         for a, b in zip(ours, theirs, strict=True):
             a.grad = b.grad = torch.randn(a.shape)
@@ -175,28 +175,6 @@ def test_encode_takes_frames_of_any_size_in_the_precision_of_the_training():
     for wrong in (large / 255, large[0, 0], large.transpose(0, 1, 4, 2, 3)):
         with pytest.raises(ValueError, match="expected uint8"):
             model.encode(wrong)
-
-
-def visited(function) -> set[str]:
-    """The functions of smwm.py that a call visits, not those written inside others."""
-    codes = set()
-    sys.setprofile(lambda frame, event, arg: codes.add(frame.f_code))
-    function()
-    sys.setprofile(None)
-    codes = {code.co_qualname for code in codes if code.co_filename == smwm.__file__}
-    return {name for name in codes if "<" not in name}
-
-
-def test_a_reader_visits_few_functions(dots):
-    """At most 8 for a training step, at most 7 for an evaluation of the planner."""
-    s = smwm.settings_for(steps=3, batch=8, tasks=2, samples=8, elites=2, iterations=2)
-    model = smwm.build_model(s, 2, False)
-    steps = visited(lambda: smwm.train(model, dots, s))
-    steps -= {"train", "WorldModel.fit_actions", "Dataset.windows", "Optimizer.__init__"}  # once
-    assert "smwm_loss" in steps and len(steps) <= 8, steps
-    plans = visited(lambda: smwm.evaluate_planning(model, dots, s))
-    plans -= {"evaluate_planning", "progress", "Lines.write", "WorldModel.standardise"}
-    assert "cem" in plans and len(plans) <= 7, plans
 
 
 def test_sections_run_where_they_are_copied():
@@ -321,12 +299,11 @@ def test_probes_read_what_is_there_and_nothing_else():
 
 def test_measures_by_hand():
     """R2: the mean predicts nothing; two off gives 1 - 3 * 4 / 2 = -5; a constant does not count.
-    Effective dimension of variances 1, 1: (1 + 1)^2 / (1 + 1) = 2; with another of 0.01: 2.02.
+    Effective dimension of variances 1, 1, 0.01: 2.01^2 / 2.0001 = 2.02.
     Wilson's interval of ten hits of ten: from n / (n + z^2) = 10 / 13.8416 = 72.25%."""
     target = torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
     assert smwm.r2(torch.tensor([[2.0, 4.0]] * 3), target) == pytest.approx(0)
     assert smwm.r2(target + 2, target) == pytest.approx(-5)
-    assert smwm.effective_dim(torch.tensor([1.0, 1, 0, 0])) == 2
     assert smwm.effective_dim(torch.tensor([1.0, 1, 0.01])) == pytest.approx(2.02, abs=1e-3)
     assert smwm.interval95(np.ones(10)) == [pytest.approx(72.25, abs=0.01), 100]
 
@@ -344,7 +321,7 @@ def played(world, seed: int, steps: int = 25) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("env, variant", VARIANTS)
 def test_copies_and_restored_states_continue_identically(env, variant):
-    """To the last bit. Placed in the published state nearly so, but for what moves at random."""
+    """To the last bit; placed in the same state nearly so, unless something moves at random."""
     world, placed = envs.make(env, variant, 32), envs.make(env, variant, 32)
     state = played(world, 1)[-1]
     _, info = placed.reset(options={"state": state, "goal": state})
@@ -354,11 +331,11 @@ def test_copies_and_restored_states_continue_identically(env, variant):
     worlds = world, copy.copy(world), pickle.loads(pickle.dumps(world)), placed
     policy = world.behavior(np.random.default_rng(2))
     for _ in range(25):
-        action = policy(world)
-        a, b, c, d = (each.advance(action)["state"] for each in worlds)
-        assert (a == b).all() and (a == c).all()
+        assert world.action_space.contains(action := policy(world))
+        ours, copied, unpickled, near = (each.advance(action)["state"] for each in worlds)
+        assert (ours == copied).all() and (ours == unpickled).all()
         if variant not in ("distractor", "combined", "none", "x", "xy"):
-            assert np.allclose(a[:4], d[:4], atol=20 if env == "pusht" else 1e-9)
+            assert np.allclose(ours[:4], near[:4], atol=20 if env == "pusht" else 1e-9)
     assert {*world.controlled, *world.angles} <= {*world.probe_targets(state[None])}
 
 
@@ -367,8 +344,6 @@ def test_reacher_is_the_control_suites():
     world = envs.Reacher(size=16)
     world.reset(options={"state": [0.5, -1.0, 0, 0]})
     states = [world.advance([(t % 7 - 2) / 4, (t % 5 - 1) / 2])["state"] for t in range(200)]
-    a, b = [2.868279819650522, 2.809784177621687], [0.8279547267027635, 3.95478238824409]
-    assert states[99].tolist() == a + b
     a, b = [5.328890163669101, 2.81578308999913], [0.6737939237518848, 0.501712354347192]
     assert states[199].tolist() == a + b
 
@@ -382,16 +357,15 @@ def test_pusht_is_the_published_simulator():
     for t in range(100):
         action = np.array([(t % 7 - 2) / 8, (-1) ** (t // 25) * (t % 5 - 1) / -8])
         states.append(world.advance(action)["state"].tolist())
-    a, b = [235.25564433603427, 206.98785694689406], [301.19048695034877, 250.9019869813708]
-    assert states[24] == [*a, *b, 1.171019491224357, 46.7664757224519, -139.6944938478682]
     a, b = [624.6039761795397, 325.84590958705434], [317.104718278424, 384.04447597813976]
     assert states[99] == [*a, *b, 2.4546965800919747, -46.14757971184984, 139.69449384786782]
 
 
 def test_tworoom_follows_the_published_rule():
-    """stable-worldmodel 0.1.1's, 25 steps of an action: through the door, and against the wall."""
+    """stable-worldmodel 0.1.1's, 25 steps: through the door, against the wall from either side."""
     world, door = envs.TwoRoom(size=16), ([60, 49], [1, 0.25], [185.0, 80.25])
-    for start, action, end in (door, ([60, 100], [1, 0.125], [99.5, 115.625])):
+    walls = ([60, 100], [1, 0.125], [99.5, 115.625]), ([165, 150], [-1, 1], [124.5, 203.0])
+    for start, action, end in (door, *walls):
         world.reset(options={"state": start})
         states = [world.advance(action)["state"] for _ in range(25)]
         assert np.abs(states[-1] - end).max() < 1e-5
@@ -420,8 +394,9 @@ def test_cube_holds_what_it_grasps():
 def test_dotworld_moves_exactly():
     """16 px a unit; cut at the border (2 px and 62 px); a blocked move does not happen."""
     world = envs.DotWorld(independent=2)
-    world.reset(options={"state": [10.0, 20.0, 40.0, 40.0]})
-    assert world.advance([0.5, -0.25, 1.0, 1.0])["state"].tolist() == [18, 16, 56, 56]
+    world.reset(options={"state": [10.0, 20.0, 40.0, 40.0], "goal": [18, 16, 56, 56]})
+    _, *end, info = world.step([0.5, -0.25, 7.0, 1.0])  # 7 counts as 1
+    assert info["state"].tolist() == [18, 16, 56, 56] and end == [1, True, False]
     assert world.advance([-1.0, 0.0, 1.0, 1.0])["state"].tolist() == [2, 16, 62, 62]
     world.reset(options={"state": [10.0, 20.0, 26.0, 22.0]})  # (26, 20) is too near the other
     assert world.advance([1.0, 0.0, 0.0, 0.0])["state"].tolist() == [10, 20, 26, 22]
@@ -433,7 +408,7 @@ def test_dotworld_moves_exactly():
 
 
 def test_what_is_not_controlled_moves_without_the_action():
-    """Random dots, not static ones; a sprite by 8 px and 8 / 7.5 rad (pi for xyt)."""
+    """Random dots do, static ones do not. A sprite does by 8 px and 8 / 7.5 rad (pi for xyt)."""
     states = np.array(played(envs.DotWorld(random=1, static=1), 0))
     assert np.ptp(states[:, 2:4], axis=0).min() > 10 and not np.ptp(states[:, 4:], axis=0).any()
     for axes in ("", "x", "xy", "xyt"):
@@ -451,6 +426,7 @@ def test_environments_are_gymnasiums_and_refuse_bad_input(env):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(world := made.unwrapped)
+    assert made.spec.max_episode_steps == 200
     nan, bad = np.full(world.action_space.shape, np.nan), world.state() * np.nan
     for call, words in (
         (lambda: world.step(np.zeros(9)), "action: expected shape"),
@@ -459,9 +435,44 @@ def test_environments_are_gymnasiums_and_refuse_bad_input(env):
         (lambda: world.reset(options={"goal": bad}), "goal: expected finite"),
         (lambda: world.reset(options={"gaol": 1}), "gaol"),
         (lambda: type(world)(size=0), "size: expected"),
+        (lambda: type(world)(render_mode="human"), "render_mode: expected"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+LIMITS = {"dotworld": {0: 2}, "sprite": {1: 2, 2: 0.1}, "tworoom": {0: 16}, "cube": {2: 0.04}}
+LIMITS |= {"reacher": {0: 0.05, 1: 0.05}, "pusht": {0: 20, 3: 20, 4: math.pi / 9}}
+
+
+@pytest.mark.parametrize("env", envs.ENVS)
+def test_success_has_the_published_limits(env):
+    state = (world := envs.ENVS[env]()).reset(seed=0)[1]["state"]
+    for entry, limit in LIMITS[env].items():
+        for share in (-1.01, -0.99, 0.99, 1.01):
+            goal = state + share * limit * np.eye(len(state))[entry]
+            assert world.is_success(state, goal) == (abs(share) < 1)
+
+
+def test_pictures_show_the_state():
+    """Agent, arm up, stem to the left. Cube's shortcut leaves out nothing that is visible."""
+    turn, whole = math.pi / 2, envs.Cube()
+    for env, state, pixel, colour in (
+        ("tworoom", [60, 100], (28, 17), (214, 39, 40)),
+        ("reacher", [turn, 0, 0, 0], (6, 32), (214, 39, 40)),
+        ("pusht", [99, 99, 256, 256, turn, 0, 0], (32, 20), (119, 136, 153)),
+    ):
+        assert (envs.ENVS[env]().render_state(np.array(state))[pixel] == colour).all()
+    whole._near = lambda: np.ones((64, 64), bool)
+    for state in played(world := envs.Cube(), 0, 60)[::10]:
+        assert (world.render_state(state) == whole.render_state(state)).all()
+
+
+def test_behaviours_move_what_matters():
+    """The agent to the other room, the block, the cube off the table; in the state's units."""
+    for env, entry, least in (("tworoom", 0, 100), ("pusht", 2, 30), ("cube", 2, 0.05)):
+        runs = [played(envs.make(env, "default", 16), seed, 100) for seed in range(4)]
+        assert max(np.ptp(run, axis=0)[entry] for run in runs) > least
 
 
 # ==== Own data, own loss, own environment =======================================================
@@ -489,10 +500,12 @@ def test_collection_is_deterministic_and_cached(tmp_path, monkeypatch):
     assert (first / "frames.npy").stat().st_mtime_ns == stamp
     for file in first.iterdir():
         assert (again / file.name).read_bytes() == file.read_bytes()
+    monkeypatch.setattr(inspect, "getsource", lambda x: source(x) + "#" * (x is envs.Canvas))
+    assert smwm.collect(s, tmp_path / "b").name != first.name
 
 
 def foreign(rows: int = 600) -> dict:
-    """Frames of 96 x 128, episodes of 50 and 70 and one of 3, NaN as the last action of each."""
+    """Nine episodes of 3 to 190 frames of 96 x 128, NaN as the last action of each."""
     rng, ends = np.random.default_rng(0), np.array([50, 120, 170, 240, 290, 293, 360, 410, 600])
     actions, states = rng.normal(size=(rows, 1)), rng.normal(size=(rows, 3))
     actions[ends - 1] = np.nan
@@ -510,30 +523,21 @@ def test_own_data(folder, capsys):
         smwm.save_dataset("mine", **foreign())
 
 
-def test_a_recording_of_the_published_simulator_is_planned_in(folder, capsys):
-    """Push-T with its seven published entries, as in other people's recordings."""
-    world = envs.PushT(size=64)
-    states = np.concatenate([played(world, seed, 60) for seed in range(10)])
-    frames = np.stack([world.render_state(state) for state in states])
-    actions, ends = np.tile([[0.5], [-0.5]], (300, 2)), range(60, 601, 60)
-    smwm.save_dataset("pushes", frames, actions, ends, states)
-    said = run(f"train {TINY} --env pusht --data pushes --history 3", capsys=capsys)
-    assert "planning, all tasks (n = 4)" in said and "block orientation" in said
-
-
 @pytest.mark.skipif(not importlib.util.find_spec("h5py"), reason="needs h5py")
-def test_readme_reads_lewm_files(folder):
-    """The README's recipe on a file of the LeWorldModel collection's layout."""
+def test_readme_plans_on_lewm_files(folder, capsys):
+    """The README's recipe on a file of the LeWorldModel collection's layout, of Push-T."""
     import h5py
 
-    frames, actions, ends, states = foreign().values()
-    lengths = np.diff(ends, prepend=0)
+    world = envs.PushT(size=64)
+    states = np.concatenate([played(world, seed, 60) for seed in range(10)])
     with h5py.File("lewm.h5", "w") as file:
-        file["pixels"], file["action"], file["state"] = frames, actions, states
-        file["ep_len"], file["ep_offset"] = lengths, ends - lengths
+        file["pixels"] = np.stack([world.render_state(state) for state in states])
+        file["action"], file["state"] = np.tile([[0.5], [-0.5]], (300, 2)), states
+        file["ep_len"], file["ep_offset"] = np.full(10, 60), np.arange(0, 600, 60)
     exec(snippet("h5py.File"), {})
-    data = smwm.open_dataset("data/lewm")
-    assert (data.ends == ends).all() and (data.states == states).all()
+    assert (smwm.open_dataset("data/lewm").states == states).all()
+    said = run(f"train {TINY} --env pusht --data data/lewm --history 3", capsys=capsys)
+    assert "planning, all tasks (n = 4)" in said and "block orientation" in said
 
 
 def test_readme_own_loss_and_own_environment(folder, monkeypatch):
@@ -560,7 +564,7 @@ def test_bad_datasets_end_in_one_line(folder, capsys):
         ("actions", lambda x: x * nan, "finite numbers (row 7"),
         ("states", lambda x: np.array([Malicious()], object), "an array"),
         ("frames", lambda x: x / 255, "uint8"),
-        ("actions", lambda x: x[:-3], "(400, n)"),
+        ("actions", lambda x: x[:-3], "(400, m or d)"),
         ("episode_ends", lambda x: x[::-1], "rising to 400"),
         ("episode_ends", lambda x: np.int64(400), "two episodes"),
         ("frames", None, "an array"),
@@ -599,8 +603,7 @@ def start(args: str) -> subprocess.Popen:
 
 def test_killed_at_any_moment_and_resumed(folder):
     """kill -9 in collection and in training; moved and resumed, it ends as if uninterrupted."""
-    options = "train --frames 3000 --steps 60 --batch 16 --probe-epochs 1 --tasks 2 --samples 8"
-    options += " --elites 4 --iterations 2 --method sigreg --out"
+    options = f"train {TINY} --frames 3000 --steps 60 --method sigreg --out"
 
     def kill_when(process, condition) -> None:
         while process.poll() is None and not condition():
@@ -634,7 +637,7 @@ def test_bad_settings_end_in_one_line(folder, capsys):
         "--data nowhere": "nowhere/frames.npy: expected an array",
         "--out one": "one: expected a new run folder",
         "--lr 1e30 --steps 40": "the loss became",
-        "--resume one": "expected with a new run alone",
+        "--resume one": "expected with a new run only",
     }.items():
         capsys.readouterr()
         said = run(f"train {TINY} {args}", code=2, capsys=capsys).splitlines()
@@ -691,10 +694,7 @@ def test_figures_draw_runs_side_by_side(trained, folder, capsys):
         assert all(Path(path).read_bytes()[:4] == b"\x89PNG" for path in said)
 
 
-def test_help_fits_a_screen_and_shows_the_defaults_that_would_be_used(capsys):
-    for args, words in (("", "steps +.* .200."), ("--env pusht --method sigreg", "lam +.* .0.09.")):
-        with pytest.raises(SystemExit):
-            smwm.main(["train", *args.split(), "--help"])
-        text = capsys.readouterr().out
-        assert re.search(words, text) and len(text.splitlines()) <= 45
-        assert max(map(len, text.splitlines())) <= 100
+def test_help_shows_the_defaults_that_would_be_used(capsys):
+    with pytest.raises(SystemExit):
+        smwm.main("train --env pusht --method sigreg --help".split())
+    assert re.search("lam +.* .0.09.", capsys.readouterr().out)

@@ -55,7 +55,7 @@ def label(s: smwm.Settings) -> str:
 
 
 def results(groups, gpu: dict) -> str:
-    header = "env|method|solved|95%|paper|CPU|H100|random|paper|hard|random|min"
+    header = "env|method|solved|95%|paper|CPU|H100|random|paper|hard|hard, random|min"
     rows = []
     for s, seeds in groups:
         published = PUBLISHED["planning"][s.env]
@@ -112,7 +112,8 @@ def toys(groups) -> str:
         dropped = [f"{k.replace(' 1', '').split()[-1]} {v:.2f}" for k, v in dropped.items()]
         rank = mean([effective_rank(x["spectrum"]) for x in latent], 2)
         theirs = PUBLISHED["effective_rank"].get(s.variant) if s.method == "smwm" else None
-        rows.append([s.variant if s.env == "dotworld" else f"{s.env} {s.variant}", s.method])
+        world_name = s.variant if s.env == "dotworld" else f"{s.env} {s.variant}"
+        rows.append([world_name, s.method, s.steps])
         rows[-1] += [mean([x["effective_dim"] for x in latent], 2), rank]
         rows[-1] += [
             f"{theirs[1]} ({theirs[0]})" if theirs else "-",
@@ -122,7 +123,7 @@ def toys(groups) -> str:
         solved = [np.mean([m["planning"][key] for m in seeds]) for key in ("success", "random")]
         trivial = solved[1] == 100  # without control every task is solved at its start
         rows[-1] += ["-", "-"] if trivial else [f"{x:.0f}" for x in solved]
-    header = "world|method|dim.|rank|paper (true)|R²|R², others|spread|solved %|random"
+    header = "world|method|steps|dim.|rank|paper (true)|R²|R², others|spread|solved %|random"
     return table(header.split("|"), rows)
 
 

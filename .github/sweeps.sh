@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The sweeps that are not stored yet, into .github/sweeps: lam and rate of either method by short runs,
-# success and R² against lam (both on seed 0, on which settings are chosen), both methods on other data
-# of Push-T (seed 1), and success against the distance of the goals, for the runs of rows.sh with seed 1, which must lie in runs/.
+# success and R² against lam (both on seed 0, on which settings are chosen), Push-T with other data, and
+# success against the distance of the goals. The last needs the runs of rows.sh with seed 1 in runs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
