@@ -77,17 +77,17 @@ def results(groups, gpu: dict) -> str:
 
 
 def probes(groups) -> str:
-    """Of SMWM and SIGReg with history 1, for what is published; metrics.json has the others."""
+    """Of SMWM and SIGReg with history 1 and the same steps, for what is published."""
     found = {(label(s), s.method): seeds for s, seeds in groups if s.history == 1}
     rows = []
-    for env in [key[0] for key in found if key[1] == "smwm"]:
+    for env in [env for env, method in found if method == "smwm" and (env, "sigreg") in found]:
         for name, published in PUBLISHED["probe"][env.split(",")[0]].items():
             row = [env, name]
             for method in ("smwm", "sigreg"):
-                seeds = found.get((env, method), [])
+                seeds = found[env, method]
                 for kind, theirs in zip(("linear", "mlp"), published[method], strict=True):
                     ours = [m["probe"][kind][name] for m in seeds]
-                    row += [f"{np.mean(ours):.3f}" if ours else "-", theirs]
+                    row += [f"{np.mean(ours):.3f}", theirs]
             rows.append(row)
     header = "env|quantity|SMWM, linear|paper|MLP|paper|SIGReg, linear|paper|MLP|paper"
     return table(header.split("|"), rows)

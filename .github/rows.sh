@@ -16,8 +16,8 @@ for seed in ${SEEDS:-1 2 3}; do
       if [ "$env" = reacher ] && [ "$method" != forward ]; then
         echo "reacher-h3-$method-s$seed --env reacher --method $method --history 3 --seed $seed"
       fi
-      if [ "$env$seed" = pusht1 ] && [ "$method" != forward ]; then
-        echo "pusht-long-$method-s1 --env pusht --method $method --steps 16000 --seed 1"
+      if [ "$seed" = 1 ] && [ "$method" != forward ] && { [ "$env" = pusht ] || [ "$env" = cube ]; }; then
+        echo "$env-long-$method-s1 --env $env --method $method --steps 16000 --seed 1"
       fi
     done
   done
