@@ -68,11 +68,11 @@ def results(groups, gpu: dict) -> str:
         keys = "success_unsolved", "random_unsolved"
         share, chance = (np.average([p[key] for p in plans], weights=left) for key in keys)
         minutes = np.mean([m["train"]["seconds"] / 60 for m in seeds])
-        rows.append([label(s), s.method, f"{100 * hits / tasks:.1f}", f"{low:.0f}-{high:.0f}"])
+        rows.append([label(s), s.method, f"{100 * hits / tasks:.3g}", f"{low:.0f}-{high:.0f}"])
         rows[-1] += [ours.get(s.method, "-")]
         rows[-1] += [" ".join(f"{p['success']:.0f}" for p in x) or "-" for x in (plans, card)]
         rows[-1] += [f"{np.mean([p['random'] for p in plans]):.0f}", published["random"]]
-        rows[-1] += [f"{share:.1f}", f"{chance:.0f}", f"{minutes:.0f}"]
+        rows[-1] += [f"{share:.0f}", f"{chance:.0f}", f"{minutes:.0f}"]
     return table(header.split("|"), rows)
 
 
@@ -112,8 +112,8 @@ def toys(groups) -> str:
         dropped = [f"{k.replace(' 1', '').split()[-1]} {v:.2f}" for k, v in dropped.items()]
         rank = mean([effective_rank(x["spectrum"]) for x in latent], 2)
         theirs = PUBLISHED["effective_rank"].get(s.variant) if s.method == "smwm" else None
-        world_name = s.variant if s.env == "dotworld" else f"{s.env} {s.variant}"
-        rows.append([world_name, s.method, s.steps])
+        name = s.variant if s.env == "dotworld" else f"{s.env} {s.variant}"
+        rows.append([name + (f", {s.method}" if s.method != "smwm" else ""), s.steps])
         rows[-1] += [mean([x["effective_dim"] for x in latent], 2), rank]
         rows[-1] += [
             f"{theirs[1]} ({theirs[0]})" if theirs else "-",
@@ -123,7 +123,7 @@ def toys(groups) -> str:
         solved = [np.mean([m["planning"][key] for m in seeds]) for key in ("success", "random")]
         trivial = solved[1] == 100  # without control every task is solved at its start
         rows[-1] += ["-", "-"] if trivial else [f"{x:.0f}" for x in solved]
-    header = "world|method|steps|dim.|rank|paper (true)|R²|R², others|spread|solved %|random"
+    header = "world|steps|dim.|rank|paper (true)|R²|R², others|spread|solved %|random"
     return table(header.split("|"), rows)
 
 
