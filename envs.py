@@ -4,9 +4,9 @@
     obs, info = env.reset(seed=0)               # obs: (64, 64, 3) uint8; info: state, success
     obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
-Every environment is a `gymnasium.Env` that observes its own picture, drawn on the CPU without OpenGL
-or display. `gym.make` cuts an episode off after 200 steps. To take one environment elsewhere, copy
-its class, `PixelEnv` and, for the two-dimensional ones, `Canvas`.
+Every environment is a `gymnasium.Env` that observes its own picture, drawn on the CPU without
+OpenGL or display. `gym.make` cuts an episode off after 200 steps. To take one environment
+elsewhere, copy its class, `PixelEnv` and, for the two-dimensional ones, `Canvas`.
 """
 
 import copy
@@ -286,7 +286,7 @@ class DotWorld(PixelEnv):
 
 
 class Sprite(PixelEnv):
-    """The paper's sprite: an asymmetric arrow of radius 16 px. The action displaces part of its pose.
+    """The paper's sprite: an arrow of radius 16 px. The action displaces a part of its pose.
 
     The other coordinates move at random, x and y by up to 8 px, the angle by up to 8/7.5 rad.
 
