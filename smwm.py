@@ -1072,7 +1072,7 @@ def main(argv: list[str] | None = None) -> int:
         for x in fields(Settings):
             free = new or (command == "evaluate" and x.metadata["group"] == "evaluation")
             if x.name in given and not free:
-                raise InputError(f"setting {x.name}: expected with a new run only; drop it")
+                raise InputError(f"setting {x.name}: not accepted here; drop it")
         if args.out and (args.resume or command == "evaluate"):
             raise InputError("--out: expected with a new run or figures only; drop it")
         if command == "figures":

@@ -637,7 +637,7 @@ def test_bad_settings_end_in_one_line(folder, capsys):
         "--data nowhere": "nowhere/frames.npy: expected an array",
         "--out one": "one: expected a new run folder",
         "--lr 1e30 --steps 40": "the loss became",
-        "--resume one": "expected with a new run only",
+        "--resume one": "not accepted here",
     }.items():
         capsys.readouterr()
         said = run(f"train {TINY} {args}", code=2, capsys=capsys).splitlines()
