@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The GPU check, on a machine with CUDA: .github/gpu.sh [FOLDER]
-# It runs the tests that need CUDA, measures speeds, trains SMWM in all environments with three
-# seeds, in Push-T and Cube with four times the steps, and then the other rows of README's large
-# table. It ends after LIMIT seconds (default 580; an H100 with 16 cores trains 26 rows in 530).
+# It runs the tests that need CUDA, measures speeds, plans with the runs of Push-T and Cube that lie
+# in runs/ (trained on a CPU, say), trains SMWM in all environments with three seeds, in Push-T and
+# Cube with four times the steps, and then the other rows of README's large table. It ends after
+# LIMIT seconds (default 580; an H100 with 16 cores trains 26 rows in 530).
 # FOLDER (.github/results-gpu) gets log.txt, and results.tar anew every ten seconds, so that the
 # limit costs unfinished rows alone. Unpacked in .github/results-gpu, report.py finds the rows.
 # TINY=1 tries the script on any machine with tiny settings.
@@ -47,6 +48,9 @@ mkdir -p "$folder"
   done
   limited python .github/bench.py --env pusht $tiny
   limited python .github/bench.py --env pusht --networks vit --width 384 $tiny $vit
+  for run in runs/{pusht,cube}-smwm-s?; do
+    [ "$tiny" ] || [ ! -e "$run" ] || limited python .github/samples.py "$run" 2
+  done
   while sleep 10; do pack; done &
   rows | limited xargs -P 8 -L 1 .github/row.sh  # evaluation keeps the cores busy, not the GPU
   kill %% && pack

@@ -66,14 +66,13 @@ def horizons():
 
 
 def lams():
-    """Success and the linear probe of what is controlled, against lam."""
+    """Success and the worst probe of what is controlled, against lam."""
     lams = ("0", "0.1", "1", "10", "100")
-    names = [x for x in envs.ENVS if (HERE / f"sweeps/{x}-lam0").exists()]
-    size = (3.4 * len(names), 2.8)
-    style = dict(sharey=True, squeeze=False, layout="constrained", figsize=size)
-    figure, grid = pyplot.subplots(1, len(names), **style)
-    for axes, env in zip(grid[0], names, strict=True):
-        rows = {lam: read(HERE / f"sweeps/{env}-lam{lam}") for lam in lams}
+    names = {env: f"{env}-lam{{}}" for env in ("dotworld", "tworoom", "reacher")}
+    names["pusht, 1,500 steps"] = "tune-pusht-smwm-lam{}-lr2e-3"
+    figure, grid = pyplot.subplots(1, 4, figsize=(12, 2.8), sharey=True, layout="constrained")
+    for axes, (title, name) in zip(grid, names.items(), strict=True):
+        rows = {lam: read(HERE / "sweeps" / name.format(lam)) for lam in lams}
         rows = {lam: row for lam, row in rows.items() if row}
         success = [row["planning"]["success"] / 100 for row in rows.values()]
         axes.plot([*rows], success, "-o", label="solved")
@@ -82,9 +81,10 @@ def lams():
             axes.plot([*rows], lowest, mark, ms=4, label=f"R², {kind} probe")
         spread = [row["latent"]["spread"] for row in rows.values()]
         axes.plot([*rows], spread, "--", color="grey", label="spread of the latent")
-        axes.set(title=env, xlabel="λ", ylim=(-0.05, 1.35))
-    grid[0, 0].legend(fontsize=7)
-    figure.suptitle("SMWM by the weight of the inverse term, seed 0, 100 tasks a point", fontsize=9)
+        axes.set(title=title, xlabel="λ", ylim=(-0.05, 1.35))
+    grid[0].legend(fontsize=7)
+    caption = "SMWM by the weight of the inverse term, seed 0, 100 tasks a point (Push-T 200)"
+    figure.suptitle(caption, fontsize=9)
     return figure
 
 

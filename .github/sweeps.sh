@@ -6,24 +6,23 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # see rows.sh
-short="--seed 0 --steps 1500 --tasks 200 --probe-epochs 50"
-tune() {  # ENV METHOD LAM RATE
-  echo "tune-$1-$2-lam$3-lr$4 --env $1 --method $2 --lam $3 --lr $4 $short"
+short="--seed 0 --tasks 200 --probe-epochs 50"
+tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
+  echo "tune-$1-$2-lam$3-lr$4 --env $1 --method $2 --lam $3 --lr $4 --steps $5 $short"
 }
 {
-  for lam in 10 30 100; do tune pusht smwm $lam 2e-3; done
-  for lam in 1 10 100; do tune cube smwm $lam 2e-3; done
-  for lam in 0.03 0.09 0.3; do
-    tune pusht sigreg $lam 2e-3
-    tune cube sigreg $lam 2e-3
-  done
-  tune pusht smwm 30 1e-3
-  tune pusht smwm 30 4e-3
-  tune pusht sigreg 0.09 1e-3
-  for rate in 4e-3 8e-3; do
-    tune pusht smwm 10 $rate
-    tune pusht sigreg 0.09 $rate
-  done
+  while read -r env steps; do
+    for lam in 1 10 100; do tune "$env" smwm $lam 2e-3 "$steps"; done
+    for lam in 0.03 0.09 0.3; do tune "$env" sigreg $lam 2e-3 "$steps"; done
+    for rate in 1e-3 4e-3; do
+      tune "$env" smwm 10 $rate "$steps"
+      tune "$env" sigreg 0.09 $rate "$steps"
+    done
+  done <<< $'tworoom 300\nreacher 600\npusht 1500\ncube 1500'
+  for lam in 0 0.1 30; do tune pusht smwm $lam 2e-3 1500; done
+  for rate in 1e-3 4e-3; do tune pusht smwm 30 $rate 1500; done
+  tune pusht smwm 10 8e-3 1500
+  tune pusht sigreg 0.09 8e-3 1500
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 for rate in 2e-3 4e-3; do  # the best two of SIGReg's rates with all steps
   echo "long-pusht-sigreg-lam0.09-lr$rate --env pusht --method sigreg --lr $rate --seed 0 --tasks 300"
