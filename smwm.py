@@ -518,11 +518,11 @@ class InputError(ValueError):
 
 
 def settings_for(**given) -> Settings:
-    """PRESETS, overridden by what is given. The meta.json of --data names its environment."""
-    if given.get("data") and "env" not in given:
+    """PRESETS, overridden by --data's meta.json (environment, variant), then by what is given."""
+    if given.get("data") and not {"env", "variant"} <= given.keys():
         path = Path(given["data"]) / "meta.json"
         meta = read_json(path) if path.exists() else {}
-        given |= {name: str(meta.get(name, "")) for name in ("env", "variant")}
+        given = {name: str(meta.get(name, "")) for name in ("env", "variant")} | given
     env, method = (given.get(name, getattr(Settings, name)) for name in ("env", "method"))
     variants = [*envs.ENVS[env].VARIANTS] if env in envs.ENVS else [""]
     variant = given.get("variant") or variants[0]
@@ -606,8 +606,8 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
         raise InputError(f"{folder}: expected ({count}, m), ({count}, d), size % 16 = 0, got {got}")
     with replacing(folder) as new:
         arrays = create_arrays(new, count, size, actions.shape[1], states.shape[1])
-        for start in progress(range(0, count, 1000), f"save {folder}"):
-            rows = slice(start, start + 1000)
+        for start in progress(range(0, count, 100), f"save {folder}"):
+            rows = slice(start, start + 100)
             chunk = torch.as_tensor(np.asarray(frames[rows]))
             if chunk.dtype != torch.uint8 or chunk.ndim != 4 or chunk.shape[3] != 3:
                 got = f"{chunk.dtype} {tuple(chunk.shape)}"
@@ -656,10 +656,9 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def collect(s: Settings, root: str | Path = "data") -> Path:
-    """Collect episodes of the environment's behaviour policy, in a process per core.
+    """Collect episodes of the environment's behaviour policy, in a process per core, or reuse them.
 
-    The folder's name hashes the settings, the environment's classes and the libraries' versions.
-    An existing one is reused. Episode i is seeded by i."""
+    The folder's name hashes settings, environment and versions. Episode i is seeded by i."""
     world, count = envs.make(s.env, s.variant, s.size), max(2, round(s.frames / s.episode))
     rows, m, d = count * s.episode, len(world.action_space.low), len(world.state())
     sources = [c for c in type(world).__mro__ if issubclass(c, envs.PixelEnv)] + [envs.Canvas]
@@ -784,9 +783,10 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     """Collect the data, train, save and evaluate."""
     if run.exists() and not resume:
         raise InputError(f"{run}: expected a new run folder, it exists; use --out or --resume")
-    folder = Path(s.data) if s.data else collect(s)
-    data = open_dataset(folder)
-    s = replace(s, size=data.frames.shape[1])
+    if not s.data:  # refuse before a long collection
+        check_windows(Dataset([], [], [s.episode, 2 * s.episode]), s)
+    data = open_dataset(folder := Path(s.data) if s.data else collect(s))
+    s = replace(s, data=str(folder), size=data.frames.shape[1])  # the run stays on this data
     check_windows(data, s)
     fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     model = build_model(s, data.actions.shape[1], fast).to(device)
@@ -985,7 +985,8 @@ def draw_latents(results: list):
             axes.set(xlabel=f"PC 1 ({share[0]:.0f}%)", ylabel=f"PC 2 ({share[1]:.0f}%)")
             axes.set_aspect("equal", "datalim")
         column[0].set_title(f"{s.env} {s.variant}, {s.method}, seed {s.seed}", fontsize=10)
-        for axes, term in ((grid[-2, 0], "forward"), (grid[-1, 0], "spread")):
+        loss = "forward" if "forward" in log.dtype.names else "loss"
+        for axes, term in ((grid[-2, 0], loss), (grid[-1, 0], "spread")):
             axes.loglog(log["step"], log[term], label=f"{s.method}, seed {s.seed}")
             axes.set(xlabel="step", title="$L_{fwd}$" if term == "forward" else term)
             axes.legend(fontsize=8)
@@ -1004,8 +1005,7 @@ def colours(value: np.ndarray, angle: bool) -> tuple[np.ndarray, np.ndarray]:
     unit = (value - value.min(0)) / np.maximum(np.ptp(value, axis=0), 1e-12)
     if value.shape[1] == 1:
         return np.concatenate([value, value], 1), colormaps["viridis"](unit[:, 0])
-    green = 0.75 - 0.5 * unit[:, :2].mean(1)
-    return value[:, :2], np.stack([unit[:, 0], green, unit[:, 1]], 1)
+    return value[:, :2], np.stack([unit[:, 0], 0.75 - unit[:, :2].mean(1) / 2, unit[:, 1]], 1)
 
 
 def draw_plans(s: Settings, arrays: dict):
@@ -1039,7 +1039,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in ("env", "variant", "method", "data"):
         peek.add_argument(f"--{name}")
     defaults = Settings()
-    with contextlib.suppress(InputError):  # reported when the whole line is read
+    with contextlib.suppress(InputError, OSError):  # reported when the whole line is read
         defaults = settings_for(**vars(peek.parse_known_args(argv)[0]))
     usage = "smwm.py train [options] | evaluate RUN ... [options] | figures RUN ... [--out]"
     form = partial(argparse.HelpFormatter, max_help_position=24, width=100)
@@ -1066,7 +1066,7 @@ def main(argv: list[str] | None = None) -> int:
     given = {x.name: getattr(args, x.name) for x in fields(Settings) if x.name in args}
     command, runs, device = args.command, args.runs, torch.device(args.device)
     try:
-        if bool(runs) == (command == "train"):
+        if bool(runs) == (command == "train") or (runs and args.resume):
             raise InputError(f"{command}: expected run folders after evaluate and figures only")
         new = command == "train" and not args.resume
         for x in fields(Settings):

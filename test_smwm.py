@@ -14,6 +14,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -108,16 +109,20 @@ def test_main_job(trained):
     assert 1.95 <= result["latent"]["effective_dim"] < 2.15
     assert result["latent"]["rollout_error"][4] < 0.02
     assert result["planning"]["tasks"] == result["planning"]["success"] == 100
+    assert len(np.load(trained / "evaluation.npz")["components"]) == 2000  # the held-out frames
 
 
 def test_without_the_inverse_term_the_latent_collapses(folder, capsys):
-    """With the same network, data and steps only `forward` collapses, and the command says so."""
+    """With the same network, data and steps only `forward` collapses, and the command says so.
+    The pictures show all three, and the plans of each."""
     spread, options = {}, "--frames 2000 --steps 150 --batch 16 --tasks 2 --probe-epochs 1"
     for method in smwm.METHODS:
-        said = run(f"train {options} --method {method}", capsys=capsys)
-        spread[method] = metrics(f"runs/dotworld-{method}-s0")["latent"]["spread"]
+        said = run(f"train {options} --method {method} --out {method}", capsys=capsys)
+        spread[method] = metrics(method)["latent"]["spread"]
         assert ("collapsed" in said) == (method == "forward")
     assert spread["smwm"] > 0.3 and spread["sigreg"] > 0.3 and spread["forward"] < 0.05, spread
+    drawn = run("figures smwm sigreg forward --out drawn", capsys=capsys).split()
+    assert len(drawn) == 4 and all(Path(x).read_bytes()[:4] == b"\x89PNG" for x in drawn)
 
 
 def test_optimizer_is_muon_and_adamw():
@@ -138,11 +143,12 @@ def test_optimizer_is_muon_and_adamw():
 @pytest.mark.parametrize("device", DEVICES)
 def test_training_goes_on_as_if_it_had_not_stopped(dots, device):
     """On a GPU the first steps after a start run eagerly, later ones replay a CUDA graph."""
-    s = smwm.settings_for(method="sigreg", width=256, steps=14, batch=16)
+    s = smwm.settings_for(method="sigreg", lam=0.5, width=256, steps=14, batch=16)
     model, losses, saved = smwm.build_model(s, 2, device == "cuda").to(device), {}, {}
 
     def after_step(step: int, terms: dict, state: dict) -> None:
         losses.setdefault(step, []).append(terms["loss"].item())
+        assert torch.isclose(terms["loss"], terms["forward"] + 0.5 * terms["sigreg"])
         saved.setdefault(step, copy.deepcopy((model.state_dict(), state)))
 
     smwm.train(model, dots, s, after_step)
@@ -222,8 +228,6 @@ def test_readme_acts_in_any_environment(folder, monkeypatch):
     monkeypatch.setattr(gym, "make", lambda *args, **options: Crane())
     exec(snippet("env.render()"), names := {})
     model, env, left = names["model"], names["env"], {"plan": [], "random": []}
-    low, high = model.act_low[:2], model.act_high[:2]
-    assert 57 <= low[0] < 65 and 448 < high[0] <= 456 and low[1] == high[1] == 300
     for seed in range(8):
         env.reset(seed=100 + seed)
         goal, target = env.render(), env.x
@@ -260,8 +264,6 @@ def test_cem_finds_the_optimum_of_a_quadratic():
     zeros, generator = torch.zeros_like(target), torch.Generator().manual_seed(1)
     cost = lambda acts: (acts - target[:, None]).square().sum((2, 3))  # noqa: E731
     assert torch.allclose(smwm.cem(cost, zeros, zeros + 1, generator=generator), target, atol=1e-3)
-    exec(snippet("smwm.cem"), names := {})
-    assert torch.allclose(names["best"].sum(1), names["goal"], atol=0.05)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -285,6 +287,20 @@ def test_a_task_is_solved_at_its_first_success(dots):
     paths = np.linalg.norm(plans["states"][:, 2:] - plans["goals"][:, None], axis=2)
     first = [next(iter(np.flatnonzero(path <= 2)), -1) for path in paths]
     assert paths.shape[1] == 1 + 2 * 5 and (plans["solved"] == first).all() and 0 in first
+    assert {*map(tuple, plans["goals"])} <= {*map(tuple, dots.states[dots.windows("test", 0)])}
+
+
+def test_a_plan_sees_the_past_of_its_task(dots, monkeypatch):
+    """With P = 3: the last three frames and the actions between them, and CEM's sizes."""
+    s = smwm.settings_for(tasks=9, history=3, samples=9, elites=3, iterations=2)
+    plan = Mock(side_effect=lambda model, obs, *rest, **sizes: torch.zeros(len(obs), 5, 2))
+    monkeypatch.setattr(smwm, "plan", plan)
+    plans = smwm.evaluate_planning(smwm.build_model(s, 2, False), dots, s)
+    (_, obs, _, past), sizes = plan.call_args_list[0]
+    left = plans["solved"] != 0
+    seen = [[envs.DotWorld().render_state(x) for x in task[:3]] for task in plans["states"][left]]
+    assert (obs == seen).all() and (past == plans["actions"][left, :2]).all()
+    assert sizes == dict(seed=2, horizon=5, samples=9, elites=3, iterations=2)
 
 
 def test_probes_read_what_is_there_and_nothing_else():
@@ -403,8 +419,6 @@ def test_dotworld_moves_exactly():
     pair = envs.DotWorld(independent=0, coupled=1)
     pair.reset(options={"state": [10.0, 10.0, 20.0, 30.0]})  # the pair keeps its shape
     assert pair.advance([-1.0, 0.5])["state"].tolist() == [2, 18, 12, 38]
-    with pytest.raises(ValueError, match="expected dots that fit"):
-        envs.DotWorld(independent=500).reset(seed=0)
 
 
 def test_what_is_not_controlled_moves_without_the_action():
@@ -591,7 +605,7 @@ def test_same_seed_same_run(folder):
     for result in results:
         del result["train"]["seconds"], result["planning"]["seconds_per_plan"]
     assert results[0] == results[1]
-    assert "planning" in smwm.read_json(folder / "a/metrics-tasks6.json")
+    assert smwm.read_json(folder / "a/metrics-tasks6.json")["planning"]["tasks"] == 6
 
 
 def start(args: str) -> subprocess.Popen:
@@ -626,7 +640,7 @@ def test_killed_at_any_moment_and_resumed(folder):
 
 
 def test_bad_settings_end_in_one_line(folder, capsys):
-    run(f"train {TINY} --out one")
+    run(f"train {TINY} --out one", capsys=capsys)
     for args, words in {
         "--variant dotted": "its variants are single",
         "--batch 0": "--batch: expected 1 or more, got 0",
@@ -639,14 +653,10 @@ def test_bad_settings_end_in_one_line(folder, capsys):
         "--lr 1e30 --steps 40": "the loss became",
         "--resume one": "not accepted here",
     }.items():
-        capsys.readouterr()
         said = run(f"train {TINY} {args}", code=2, capsys=capsys).splitlines()
         assert words in said[-1] and said[-1].startswith("error: ") and len(said) <= 3, said
     for args, words in {"evaluate": "run folders", "evaluate one --out two": "--out: "}.items():
         assert words in run(args, code=2, capsys=capsys)
-    for known in ("--env moon", "--method magic", "--device cuda:9"):
-        with pytest.raises(SystemExit):
-            run(f"train {known}")
 
 
 def test_nothing_is_overwritten_or_deleted(folder, monkeypatch):
@@ -665,7 +675,7 @@ def test_nothing_is_overwritten_or_deleted(folder, monkeypatch):
 
 def test_bad_files_end_in_one_line(folder, capsys):
     """A checkpoint and results, cut short, of another kind, or malicious."""
-    run(f"train {TINY} --out one")
+    run(f"train {TINY} --out one", capsys=capsys)
     path, content = Path("one/checkpoint.pt"), torch.load("one/checkpoint.pt", weights_only=True)
     whole = {file: file.read_bytes() for file in Path("one").iterdir()}
     changes = {"width": 64}, {"networks": "os.mkdir"}, {"x": Malicious()}
@@ -673,7 +683,6 @@ def test_bad_files_end_in_one_line(folder, capsys):
     bad += [content | {"model": {x: v * math.nan for x, v in content["model"].items()}}, [1, 2]]
     for value in bad:
         torch.save(value, path)
-        capsys.readouterr()
         said = run("evaluate one", code=2, capsys=capsys)
         assert said.startswith(f"error: {path}: expected a checkpoint") and said.count("\n") == 1
     for path in (Path("one", name) for name in ("settings.json", "metrics.json", "evaluation.npz")):
@@ -683,15 +692,6 @@ def test_bad_files_end_in_one_line(folder, capsys):
             assert said.startswith("error: one") and said.count("\n") == 1, said
         path.write_bytes(whole[path])
     assert not (folder / "executed").exists()
-
-
-def test_figures_draw_runs_side_by_side(trained, folder, capsys):
-    run(f"train {TINY} --method forward")
-    for runs in (f"{trained}", f"{trained} runs/dotworld-forward-s0"):
-        capsys.readouterr()
-        said = run(f"figures {runs} --out drawn", capsys=capsys).split()
-        assert len(said) == 1 + len(runs.split())
-        assert all(Path(path).read_bytes()[:4] == b"\x89PNG" for path in said)
 
 
 def test_help_shows_the_defaults_that_would_be_used(capsys):

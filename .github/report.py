@@ -24,9 +24,8 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
     for run in sorted(run for run in runs if (run / "metrics.json").exists()):
         s = smwm.Settings(**json.loads((run / "settings.json").read_text()))
         lam = 0.0 if s.method == "forward" else s.lam  # which that method does not use
-        groups.setdefault(smwm.replace(s, seed=0, lam=lam), []).append(
-            json.loads((run / "metrics.json").read_text())
-        )
+        group = smwm.replace(s, seed=0, lam=lam, data="")  # the data follows from the rest
+        groups.setdefault(group, []).append(json.loads((run / "metrics.json").read_text()))
     order, methods = [*envs.ENVS], [*smwm.METHODS]
 
     def key(group):
