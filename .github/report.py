@@ -12,6 +12,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+import strokes  # noqa: E402, F401  (adds its environment)
+
 import envs  # noqa: E402
 import smwm  # noqa: E402
 
@@ -30,7 +32,8 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
 
     def key(group):
         s = group[0]
-        return order.index(s.env), s.history, s.steps, methods.index(s.method)
+        place = order.index("pusht" if s.env == "strokes" else s.env)
+        return place, s.env, s.history, s.steps, methods.index(s.method)
 
     return sorted(groups.items(), key=key)
 
@@ -50,14 +53,15 @@ def table(header: list[str], rows: list[list]) -> str:
 def label(s: smwm.Settings) -> str:
     default = smwm.settings_for(env=s.env, method=s.method).steps
     steps = f", {s.steps // 1000}k" if s.steps != default else ""
-    return s.env + (f", P={s.history}" if s.history > 1 else "") + steps
+    name = "pusht, strokes" if s.env == "strokes" else s.env
+    return name + (f", P={s.history}" if s.history > 1 else "") + steps
 
 
 def results(groups, gpu: dict) -> str:
     header = "env|method|solved|95%|paper|CPU|H100|random|paper|hard|hard, random|min"
     rows = []
     for s, seeds in groups:
-        published = PUBLISHED["planning"][s.env]
+        published = PUBLISHED["planning"].get(s.env, {})
         ours = PUBLISHED["planning"].get(f"{s.env} history {s.history}", published)
         plans, card = ([m["planning"] for m in x] for x in (seeds, gpu.get(s, [])))
         tasks = sum(p["tasks"] for p in plans)
@@ -70,14 +74,15 @@ def results(groups, gpu: dict) -> str:
         rows.append([label(s), s.method, f"{100 * hits / tasks:.3g}", f"{low:.0f}-{high:.0f}"])
         rows[-1] += [ours.get(s.method, "-")]
         rows[-1] += [" ".join(f"{p['success']:.0f}" for p in x) or "-" for x in (plans, card)]
-        rows[-1] += [f"{np.mean([p['random'] for p in plans]):.0f}", published["random"]]
+        rows[-1] += [f"{np.mean([p['random'] for p in plans]):.0f}", published.get("random", "-")]
         rows[-1] += [f"{share:.0f}", f"{chance:.0f}", f"{minutes:.0f}"]
     return table(header.split("|"), rows)
 
 
 def probes(groups) -> str:
     """Of SMWM and SIGReg with history 1 and the same steps, for what is published."""
-    found = {(label(s), s.method): seeds for s, seeds in groups if s.history == 1}
+    known = [(s, seeds) for s, seeds in groups if s.history == 1 and s.env in PUBLISHED["probe"]]
+    found = {(label(s), s.method): seeds for s, seeds in known}
     rows = []
     for env in [env for env, method in found if method == "smwm" and (env, "sigreg") in found]:
         for name, published in PUBLISHED["probe"][env.split(",")[0]].items():
@@ -138,7 +143,8 @@ def tables(runs: list[Path], gpu: list[Path]) -> list[str]:
 def main() -> None:
     names = [Path(x) for x in sys.argv[1:] if x != "--check"]
     gpu = [*(HERE / "results-gpu").iterdir()]
-    texts = tables(names, []) if names else tables([*(HERE / "results").iterdir()], gpu)
+    runs = [*(HERE / "results").iterdir(), *HERE.glob("sweeps/strokes-*")]
+    texts = tables(names, []) if names else tables(runs, gpu)
     if "--check" not in sys.argv:
         return print("\n\n".join(texts))
     readme = (HERE.parent / "README.md").read_text()
