@@ -81,9 +81,10 @@ def lams():
             axes.plot([*rows], lowest, mark, ms=4, label=f"R², {kind} probe")
         spread = [row["latent"]["spread"] for row in rows.values()]
         axes.plot([*rows], spread, "--", color="grey", label="spread of the latent")
-        axes.set(title=title, xlabel="λ", ylim=(-0.05, 1.6))
+        axes.set(title=title, xlabel="λ", ylim=(-0.05, 1.8))
     grid[0].legend(fontsize=7)
-    caption = "SMWM by the weight of the inverse term, seed 0, 100 tasks a point (Push-T 200)"
+    caption = "SMWM by the weight of the inverse term, seed 0, 100 tasks a point (Push-T 200). "
+    caption += "R²: the lowest of the controlled quantities"
     figure.suptitle(caption, fontsize=9)
     return figure
 
