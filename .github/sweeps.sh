@@ -28,6 +28,8 @@ for rate in 2e-3 4e-3; do  # the best two of SIGReg's rates with all steps
   echo "long-pusht-sigreg-lam0.09-lr$rate --env pusht --method sigreg --lr $rate --seed 0 --tasks 300"
 done | xargs -P "$(nproc)" -L 1 .github/row.sh
 
+.github/row.sh pusht-32k-smwm-s1 --env pusht --steps 32000 --seed 1  # too many steps
+
 for method in smwm sigreg; do  # the first edition's data; one after the other, the first collects
   SMWM=.github/strokes.py .github/row.sh "strokes-$method" --env strokes --method $method --seed 1
 done
