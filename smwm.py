@@ -783,10 +783,11 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     """Collect the data, train, save and evaluate."""
     if run.exists() and not resume:
         raise InputError(f"{run}: expected a new run folder, it exists; use --out or --resume")
-    if not s.data:  # refuse before a long collection
+    if not s.data:  # bad settings are refused before a long collection
         check_windows(Dataset([], [], [s.episode, 2 * s.episode]), s)
-    data = open_dataset(folder := Path(s.data) if s.data else collect(s))
-    s = replace(s, data=str(folder), size=data.frames.shape[1])  # the run stays on this data
+        s = replace(s, data=str(collect(s)))  # the run stays on this data
+    data = open_dataset(s.data)
+    s = replace(s, size=data.frames.shape[1])
     check_windows(data, s)
     fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     model = build_model(s, data.actions.shape[1], fast).to(device)
@@ -800,14 +801,13 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
             save_checkpoint(new, model, s, None)
     kind, count = "bf16" if model.bf16 else "float32", sum(w.numel() for w in model.parameters())
     print(f"{run}: {machine(device)}, {kind}, {count:,} parameters")
-    print(f"{folder}: {len(data.frames):,} frames, {data.frames.numel() / 1e6:,.0f} MB")
+    print(f"{s.data}: {len(data.frames):,} frames, {data.frames.numel() / 1e6:,.0f} MB")
     if short := int((data.ends - data.starts <= s.block * (s.window - 1)).sum()):
         print(f"{short} of {len(data.ends)} episodes are shorter than a window and left out")
     recorder = Recorder(run, model, s, state)
     train(model, data, s, recorder, state)  # no step, if the run is finished
-    last = recorder.rows[-1]
-    write_json(run / "metrics.json", {"train": last, "machine": machine(device)})
-    print(f"trained {s.steps} steps in {last['seconds']:.1f} s")
+    write_json(run / "metrics.json", {"train": recorder.rows[-1], "machine": machine(device)})
+    print(f"trained {s.steps} steps in {recorder.rows[-1]['seconds']:.1f} s")
     evaluate(run, model, data, s)
 
 
