@@ -73,6 +73,7 @@ class Settings:
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     lr: float = setting(2e-3, "training", "peak learning rate")
+    decay: float = setting(1e-4, "training", "weight decay")
     seed: int = setting(0, "training", "seed of weights, batches and planning tasks")
     probe_epochs: int = setting(200, "evaluation", "epochs of the MLP probe, at most")
     tasks: int = setting(100, "evaluation", "planning tasks")
@@ -177,8 +178,7 @@ class WorldModel(nn.Module):
         x = obs.flatten(0, -4).permute(0, 3, 1, 2)
         if x.shape[-2:] != (self.size, self.size):  # each pixel is the mean of its area
             x = F.interpolate(x.float(), (self.size, self.size), mode="area").round()
-        # Batch norm divides by tiny variances where pixels rarely change, so rounding matters. The
-        # encoder therefore always computes in the precision that it was trained in.
+        # Batch norm divides by tiny variances, so pixels must be rounded as they were in training.
         x = (255 - x).to(torch.bfloat16 if self.bf16 else torch.float32).div_(255)
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
             z = self.encoder(x)
@@ -271,7 +271,7 @@ class Optimizer:
     Muon (Jordan et al. 2024) makes the singular values of an update equal, so features with a weak
     gradient are learned too. Its updates have AdamW's size (Liu et al. 2025, arXiv 2502.16982)."""
 
-    def __init__(self, weights, *, muon: bool, decay: float = 1e-4, dtype=torch.float32):
+    def __init__(self, weights, *, muon: bool, decay: float, dtype=torch.float32):
         self.weights, self.muon, self.decay, self.dtype = [*weights], muon, decay, dtype
         moments = [(torch.zeros_like(w), torch.zeros_like(w)) for w in self.weights]
         step = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
@@ -310,8 +310,8 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
     device, start = model.act_mean.device, resume["step"] if resume else 0
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
-    dtype, muon = torch.bfloat16 if model.bf16 else torch.float32, s.width > 128
-    optimizer = Optimizer(model.parameters(), muon=muon, dtype=dtype)  # small networks: AdamW alone
+    dtype, muon = torch.bfloat16 if model.bf16 else torch.float32, s.width > 128  # else AdamW
+    optimizer = Optimizer(model.parameters(), muon=muon, decay=s.decay, dtype=dtype)
     sampler = torch.Generator().manual_seed(s.seed)  # draws the batches
     generator = torch.Generator(device).manual_seed(s.seed)  # draws what the loss needs
     if resume:
@@ -533,7 +533,7 @@ def settings_for(**given) -> Settings:
     if env not in (*envs.ENVS, "") or variant not in variants or method not in METHODS:
         got = f"{env} {variant}, {method}; its variants are {', '.join(variants)}"
         raise InputError(f"expected a known environment, variant and method, got {got}")
-    least = {"lam": 0, "seed": 0, "lr": 0, "window": 2, "elites": 2}
+    least = {"lam": 0, "seed": 0, "lr": 0, "decay": 0, "window": 2, "elites": 2}
     for name, value in asdict(s).items():
         low = least.get(name, 1)
         if not isinstance(value, str) and not low <= value < math.inf:

@@ -1,12 +1,11 @@
 """The loss's terms on training and on held-out episodes: python .github/heldout.py RUN ..."""
 
 import sys
-from pathlib import Path
 
+import deeper  # noqa: F401, registers its networks and makes smwm importable
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import smwm  # noqa: E402
+import smwm
 
 
 @torch.inference_mode()

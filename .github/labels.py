@@ -30,7 +30,7 @@ def main() -> None:
     readout = nn.Linear(s.width // 2, labels.shape[1])
     weights = [*model.encoder.parameters(), *readout.parameters()]
     dtype = torch.bfloat16 if model.bf16 else torch.float32
-    optimizer = smwm.Optimizer(weights, muon=s.width > 128, dtype=dtype)
+    optimizer = smwm.Optimizer(weights, muon=s.width > 128, decay=s.decay, dtype=dtype)
     rows, generator = data.windows("train", 0), torch.Generator().manual_seed(s.seed)
     model.train()
     for step in smwm.progress(range(1, steps + 1), "train on labels"):

@@ -33,7 +33,7 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
     def key(group):
         s = group[0]
         place = order.index("pusht" if s.env == "strokes" else s.env)
-        return place, s.env, s.history, s.steps, methods.index(s.method)
+        return place, s.env, s.history, s.steps, s.networks, methods.index(s.method)
 
     return sorted(groups.items(), key=key)
 
@@ -54,7 +54,8 @@ def label(s: smwm.Settings) -> str:
     default = smwm.settings_for(env=s.env, method=s.method).steps
     steps = f", {s.steps // 1000}k" if s.steps != default else ""
     name = "pusht, strokes" if s.env == "strokes" else s.env
-    return name + (f", P={s.history}" if s.history > 1 else "") + steps
+    networks = f", {s.networks}" if s.networks != "conv" else ""
+    return name + (f", P={s.history}" if s.history > 1 else "") + steps + networks
 
 
 def results(groups, gpu: dict) -> str:

@@ -22,3 +22,7 @@ for seed in ${SEEDS:-1 2 3}; do
     done
   done
 done | xargs -P "$(nproc)" -L 1 .github/row.sh
+if [[ " $envs " == *" cube "* ]]; then  # one row with another encoder
+  options="--networks deeper --decay 0.5 --steps 16000 --seed 1"
+  SMWM=.github/deeper.py .github/row.sh cube-deeper-smwm-s1 --env cube $options
+fi

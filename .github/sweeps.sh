@@ -24,11 +24,17 @@ tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
   tune pusht smwm 10 8e-3 1500
   tune pusht sigreg 0.09 8e-3 1500
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
-for rate in 2e-3 4e-3; do  # the best two of SIGReg's rates with all steps
-  echo "long-pusht-sigreg-lam0.09-lr$rate --env pusht --method sigreg --lr $rate --seed 0 --tasks 300"
-done | xargs -P "$(nproc)" -L 1 .github/row.sh
+long() {  # ENV RATE, all steps of the preset
+  echo "long-$1-sigreg-lam0.09-lr$2 --env $1 --method sigreg --lr $2 --seed 0 --tasks 300"
+}
+{  # the best two of SIGReg's rates
+  for rate in 2e-3 4e-3; do long pusht $rate; done
+  for rate in 1e-3 2e-3; do long tworoom $rate; done
+} | xargs -P "$(nproc)" -L 1 .github/row.sh
 
 .github/row.sh pusht-32k-smwm-s1 --env pusht --steps 32000 --seed 1  # too many steps
+deeper="--networks deeper --decay 0.5 --steps 16000"  # helps in Cube (rows.sh), not here
+SMWM=.github/deeper.py .github/row.sh pusht-deeper-smwm-s1 --env pusht $deeper --seed 1
 
 for method in smwm sigreg; do  # the first edition's data; one after the other, the first collects
   SMWM=.github/strokes.py .github/row.sh "strokes-$method" --env strokes --method $method --seed 1
