@@ -310,8 +310,8 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
     device, start = model.act_mean.device, resume["step"] if resume else 0
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
-    dtype, muon = torch.bfloat16 if model.bf16 else torch.float32, s.width > 128  # else AdamW
-    optimizer = Optimizer(model.parameters(), muon=muon, decay=s.decay, dtype=dtype)
+    dtype = torch.bfloat16 if model.bf16 else torch.float32
+    optimizer = Optimizer(model.parameters(), muon=s.width > 128, decay=s.decay, dtype=dtype)
     sampler = torch.Generator().manual_seed(s.seed)  # draws the batches
     generator = torch.Generator(device).manual_seed(s.seed)  # draws what the loss needs
     if resume:
