@@ -18,7 +18,7 @@ end is nearest to the latent of a goal image. The agent executes them and plans 
 
 Letters in shapes: B batch, T frames in a window, S image side, D latent, k env actions in a block,
 m entries of an env action, A = k * m entries of a block, P past latents that g sees, N samples and
-K elites of the planner, H planning horizon in blocks. The method ends at "Running it".
+K elites of the planner, H blocks to plan (a frame is H x W). The method ends at "Running it".
 """
 
 import argparse
@@ -55,14 +55,14 @@ def setting(default, group: str, text: str):
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings. PRESETS change defaults by environment and method, the command line any."""
+    """All settings. PRESETS change defaults by environment and method, options change any."""
 
     env: str = setting("dotworld", "data", "environment; omit it for --data of your own")
     variant: str = setting("", "data", "variant of the environment; empty: its first")
     data: str = setting("", "data", "dataset folder; empty: collect one in data/")
     frames: int = setting(20_000, "data", "frames to collect")
     episode: int = setting(100, "data", "frames in a collected episode")
-    size: int = setting(64, "data", "side of a collected frame in pixels (S), 16 n")
+    size: int = setting(64, "data", "side of a collected frame (S), a multiple of 16")
     method: str = setting("smwm", "training", "the loss to train with")
     lam: float = setting(10.0, "training", "weight of the anti-collapse term")
     block: int = setting(5, "training", "env actions in a block (k)")
@@ -105,9 +105,9 @@ class Encoder(nn.Module):
 
 
 class ForwardModel(nn.Module):
-    """g: next latents from the last P latents and blocks, (..., T, D), (..., T, A) -> (..., T', D).
+    """g: next latents from the last P latents and blocks, (..., n, D), (..., n, A) -> (..., n', D).
 
-    T' = T - P + 1. A residual MLP. The latest action block shifts and scales each normalisation and
+    n' = n - P + 1. A residual MLP. The latest action block shifts and scales each normalisation and
     gates each branch (AdaLN)."""
 
     def __init__(self, *, act_dim: int, history: int, width: int, depth: int = 3):
@@ -122,7 +122,7 @@ class ForwardModel(nn.Module):
     def forward(self, z: Tensor, act: Tensor) -> Tensor:
         z_seen, act_seen = (x.unfold(-2, self.history, 1).flatten(-2) for x in (z, act))
         z, act = z[..., self.history - 1 :, :], act[..., self.history - 1 :, :]
-        x = self.embed(torch.cat([z_seen, act_seen], dim=-1))  # (..., T', width)
+        x = self.embed(torch.cat([z_seen, act_seen], dim=-1))  # (..., n', width)
         layers = zip(self.modulate, self.hidden, self.residual, strict=True)
         for modulate, hidden, residual in layers:
             shift, scale, gate = modulate(act).chunk(3, dim=-1)
@@ -178,7 +178,7 @@ class WorldModel(nn.Module):
         x = obs.flatten(0, -4).permute(0, 3, 1, 2)
         if x.shape[-2:] != (self.size, self.size):  # each pixel is the mean of its area
             x = F.interpolate(x.float(), (self.size, self.size), mode="area").round()
-        # Batch norm divides by tiny variances, so pixels must be rounded as they were in training.
+        # Batch norm divides by tiny variances, so pixels need the precision they had in training.
         x = (255 - x).to(torch.bfloat16 if self.bf16 else torch.float32).div_(255)
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
             z = self.encoder(x)
@@ -266,7 +266,7 @@ class Dataset:
 
 # ==== Training ==================================================================================
 class Optimizer:
-    """Muon for the matrices of linear layers, AdamW for all other weights.
+    """Muon for matrices (all weights of two dimensions), AdamW for the other weights.
 
     Muon (Jordan et al. 2024) makes the singular values of an update equal, so features with a weak
     gradient are learned too. Its updates have AdamW's size (Liu et al. 2025, arXiv 2502.16982)."""
@@ -334,7 +334,7 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
     for step in range(start + 1, s.steps + 1):
         at = rows[torch.randint(len(rows), (s.batch,), generator=sampler)]
         obs, act = (x.to(device, non_blocking=True) for x in data.batch(at, s.window, s.block))
-        # a linear warm-up over a tenth of the steps, then a cosine that ends at exactly 0
+        # a linear warm-up over a tenth of the steps, cut off by a cosine that ends at exactly 0
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / s.steps)
         lr = torch.full((), s.lr * min(10 * step / s.steps, cosine), device=device)
         if device.type != "cuda" or step < start + 4:
@@ -385,12 +385,12 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
 def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tensor:
     """Env actions (B, horizon * k, m) that lead from frames to goal images, for B tasks at once.
 
-    obs: the present (B, H, W, 3) uint8, or the last T <= P frames (B, T, H, W, 3), a block apart,
-    with the env actions between them as `past` (B, (T-1) * k, m). goal_obs: (B, H, W, 3). Torch or
+    obs: the present (B, H, W, 3) uint8, or the last n <= P frames (B, n, H, W, 3), a block apart,
+    with the env actions between them as `past` (B, (n-1) * k, m). goal_obs: (B, H, W, 3). Torch or
     numpy; ValueError if shapes do not fit. `sizes`: samples, elites, iterations. The cost is the
     squared distance of the imagined end to the goal's latent. The data's ranges bound actions."""
     z, z_goal = model.encode(obs), model.encode(goal_obs)
-    z = z[:, None] if z.ndim == 2 else z  # (B, T, D)
+    z = z[:, None] if z.ndim == 2 else z  # (B, n, D)
     m, blocks = len(model.act_mean) // model.block, z.shape[1] - 1
     past = z.new_zeros(len(z), 0, m) if past is None else torch.as_tensor(past).to(z)
     if horizon < 1 or z_goal.shape != z[:, 0].shape:
@@ -423,7 +423,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     A task is solved when the environment's criterion holds at the start or within 2 * goal_offset
     steps. Without a model actions are random. Returns, by task, `solved` (n,): the steps taken or
     -1, `goals` (n, d), and `states` and `actions`, which begin `lead` rows before the task."""
-    lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset
+    lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset  # P = 1, 2, 3: same tasks
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
     goals, goal_obs = data.states[rows + s.goal_offset], data.frames[rows + s.goal_offset]
@@ -493,7 +493,7 @@ def mlp_probe(x: Tensor, y: Tensor, x_test: Tensor, *, epochs: int = 200) -> Ten
 
 
 def effective_dim(variances: Tensor) -> float:
-    """Participation ratio (sum v)^2 / sum v^2 of variances v; n for n equal ones, no threshold."""
+    """Participation ratio (sum v)^2 / sum v^2 of variances v; n if n are equal, the others 0."""
     return float(variances.sum() ** 2 / variances.square().sum().clamp_min(1e-300))
 
 

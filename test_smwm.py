@@ -158,7 +158,7 @@ def test_training_goes_on_as_if_it_had_not_stopped(dots, device):
 
 
 def test_history_is_the_last_latents_and_blocks():
-    """With h = 3 a prediction depends on three latents. A rollout is repeated prediction."""
+    """With P = 3 a prediction depends on three latents. A rollout is repeated prediction."""
     model = smwm.WorldModel(action_dim=2, width=16, history=3)
     z, act, g = torch.randn(5, 6, 8, requires_grad=True), torch.randn(5, 6, 2), model.forward_model
     for t in range(3):

@@ -48,7 +48,7 @@ def projector(width: int, dim: int) -> nn.Sequential:
 
 
 class Transformer(nn.Module):
-    """g as in the paper: 6 blocks over the last h latents, a token each, every token modulated by
+    """g as in the paper: 6 blocks over the last P latents, a token each, every token modulated by
     the action block that followed it (AdaLN-zero). Shapes as in ForwardModel."""
 
     def __init__(self, *, act_dim: int, history: int, width: int, depth: int = 6):
@@ -63,7 +63,7 @@ class Transformer(nn.Module):
     def forward(self, z: Tensor, act: Tensor) -> Tensor:
         windows = [x.unfold(-2, self.history, 1).transpose(-1, -2) for x in (z, act)]
         shape = windows[0].shape[:-2]  # (..., T')
-        x, act = (window.flatten(0, -3) for window in windows)  # (n, h, D), (n, h, A)
+        x, act = (window.flatten(0, -3) for window in windows)  # (n, P, D), (n, P, A)
         x, act = x + self.positions, self.embed_act(act)
         for block in self.blocks:
             x = block(x, act)
@@ -83,7 +83,7 @@ class TransformerBlock(nn.Module):
         nn.init.zeros_(self.modulate[1].weight)
         nn.init.zeros_(self.modulate[1].bias)
 
-    def forward(self, x: Tensor, act: Tensor) -> Tensor:  # (n, h, D) each
+    def forward(self, x: Tensor, act: Tensor) -> Tensor:  # (n, P, D) each
         shift, scale, gate, shift2, scale2, gate2 = self.modulate(act).chunk(6, dim=-1)
         y = self.norm(x) * (1 + scale) + shift
         q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

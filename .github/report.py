@@ -33,7 +33,7 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
     def key(group):
         s = group[0]
         place = order.index("pusht" if s.env == "strokes" else s.env)
-        return place, s.env, s.history, s.steps, s.networks, methods.index(s.method)
+        return place, s.env, s.history, s.steps, s.frames, s.networks, methods.index(s.method)
 
     return sorted(groups.items(), key=key)
 
@@ -51,11 +51,12 @@ def table(header: list[str], rows: list[list]) -> str:
 
 
 def label(s: smwm.Settings) -> str:
-    default = smwm.settings_for(env=s.env, method=s.method).steps
-    steps = f", {s.steps // 1000}k" if s.steps != default else ""
-    name = "pusht, strokes" if s.env == "strokes" else s.env
-    networks = f", {s.networks}" if s.networks != "conv" else ""
-    return name + (f", P={s.history}" if s.history > 1 else "") + steps + networks
+    default = smwm.settings_for(env=s.env, method=s.method)
+    text = "pusht, strokes" if s.env == "strokes" else s.env
+    text += f", P={s.history}" if s.history > 1 else ""
+    text += f", {s.steps // 1000}k" if s.steps != default.steps else ""
+    text += f", {s.frames / 1e6:.1f}M frames" if s.frames != default.frames else ""
+    return text + (f", {s.networks}" if s.networks != "conv" else "")
 
 
 def results(groups, gpu: dict) -> str:

@@ -9,20 +9,26 @@ for env in $envs; do  # with all cores
 done
 export OMP_NUM_THREADS=1
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory from step to step: SIGReg takes half the time
-for seed in ${SEEDS:-1 2 3}; do
-  for env in $envs; do
-    for method in smwm sigreg forward; do
-      echo "$env-$method-s$seed --env $env --method $method --seed $seed"
-      if [ "$env" = reacher ] && [ "$method" != forward ]; then
-        echo "reacher-h3-$method-s$seed --env reacher --method $method --history 3 --seed $seed"
-      fi
-      if [ "$seed" = 1 ] && [ "$method" != forward ] && { [ "$env" = pusht ] || [ "$env" = cube ]; }; then
-        echo "$env-long-$method-s1 --env $env --method $method --steps 16000 --seed 1"
-      fi
+{
+  for seed in ${SEEDS:-1 2 3}; do
+    for env in $envs; do
+      for method in smwm sigreg forward; do
+        echo "$env-$method-s$seed --env $env --method $method --seed $seed"
+        if [ "$env" = reacher ] && [ "$method" != forward ]; then
+          echo "reacher-h3-$method-s$seed --env reacher --method $method --history 3 --seed $seed"
+        fi
+      done
     done
   done
-done | xargs -P "$(nproc)" -L 1 .github/row.sh
-if [[ " $envs " == *" cube "* ]]; then  # one row with another encoder
-  options="--networks deeper --decay 0.5 --steps 16000 --seed 1"
-  SMWM=.github/deeper.py .github/row.sh cube-deeper-smwm-s1 --env cube $options
+  if [[ " $envs " == *" pusht "* ]]; then  # more steps, and more data
+    for method in smwm sigreg; do
+      echo "pusht-long-$method-s1 --env pusht --method $method --steps 16000 --seed 1"
+    done
+    echo "pusht-1.2M-smwm-s1 --env pusht --frames 1200000 --steps 16000 --seed 1"
+  fi
+} | xargs -P "$(nproc)" -L 1 .github/row.sh
+if [[ " $envs " == *" cube "* ]]; then  # another encoder and more data, on all cores
+  unset OMP_NUM_THREADS
+  options="--networks deeper --frames 800000 --steps 16000 --seed 2"
+  SMWM=.github/deeper.py .github/row.sh cube-deeper-0.8M-smwm-s2 --env cube $options
 fi

@@ -32,9 +32,13 @@ long() {  # ENV RATE, all steps of the preset
   for rate in 1e-3 2e-3; do long tworoom $rate; done
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 
+.github/row.sh cube-long-smwm-s1 --env cube --steps 16000 --seed 1
 .github/row.sh pusht-32k-smwm-s1 --env pusht --steps 32000 --seed 1  # too many steps
-deeper="--networks deeper --decay 0.5 --steps 16000"  # helps in Cube (rows.sh), not here
-SMWM=.github/deeper.py .github/row.sh pusht-deeper-smwm-s1 --env pusht $deeper --seed 1
+.github/row.sh pusht-1.2M-32k-smwm-s1 --env pusht --frames 1200000 --steps 32000 --seed 1  # not too many
+for env in pusht cube; do  # hurts in Push-T, helps in Cube
+  deeper="--networks deeper --decay 0.5 --steps 16000"
+  SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
+done
 
 for method in smwm sigreg; do  # the first edition's data; one after the other, the first collects
   SMWM=.github/strokes.py .github/row.sh "strokes-$method" --env strokes --method $method --seed 1
