@@ -1,9 +1,8 @@
 """smwm.py with two convolutions more in the encoder, 3 x 3 ones on sides of 16 and of 8.
 
-    python .github/deeper.py train --env cube --networks deeper \\
-        --frames 800000 --steps 16000 --seed 2
+    python .github/deeper.py train --env cube --networks deeper --frames 800000 --steps 16000
 
-is the README's row. NOTES.md (Encoder) has what it changes in Push-T.
+with --seed 2 is the README's row. NOTES.md (Encoder) has what it changes in Push-T.
 """
 
 import sys
