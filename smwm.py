@@ -55,7 +55,7 @@ def setting(default, group: str, text: str):
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings. PRESETS change defaults by environment and method, options change any."""
+    """All settings. PRESETS replace defaults by environment and method, options replace both."""
 
     env: str = setting("dotworld", "data", "environment; omit it for --data of your own")
     variant: str = setting("", "data", "variant of the environment; empty: its first")

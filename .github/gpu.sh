@@ -5,7 +5,7 @@
 # Cube with 16,000 steps, too, and then the other rows of README's large table. It ends after
 # LIMIT seconds (default 580; an H100 with 16 cores trains 26 rows in 530).
 # FOLDER (.github/results-gpu) gets log.txt, and results.tar anew every ten seconds, so that the
-# limit costs unfinished rows alone. Unpack it there: report.py puts its rows beside the CPU's.
+# limit costs unfinished rows alone. Unpack it there: report.py shows those that the CPU has, too.
 # TINY=1 tries the script on any machine with tiny settings.
 set -uo pipefail
 cd "$(dirname "$0")/.."
