@@ -9,8 +9,8 @@ and actions a_t, without rewards:
     L     = L_fwd + lam * L_inv
 
 L_fwd alone is minimised by a constant latent: the encoder collapses. Adding L_inv prevents this
-without a target network, a stop-gradient or a frozen encoder, because the latent must keep whatever
-the action changes. Anything that the action does not change and g cannot predict only adds to
+without a target network, a stop-gradient or a frozen encoder, because the latent must keep enough
+to tell actions apart. Anything that the action does not change and g cannot predict only adds to
 L_fwd, so training removes it. To act, the cross-entropy method searches for actions whose imagined
 end is nearest to the latent of a goal image. The agent executes them and plans again.
 
@@ -69,7 +69,7 @@ class Settings:
     window: int = setting(4, "training", "frames in a training window (T), one block apart")
     history: int = setting(1, "training", "latents that the forward model sees (P)")
     networks: str = setting("conv", "training", "encoder and forward model")
-    width: int = setting(256, "training", "width of the networks, 2 D; Muon above 128 only")
+    width: int = setting(256, "training", "width of the networks, twice D; Muon only above 128")
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     lr: float = setting(2e-3, "training", "peak learning rate")
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
             layers += [conv, nn.BatchNorm2d(n_out), nn.GELU()]
         self.convs = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         # the original's projector: batch norm on the hidden layer, none on the latent
-        hidden = [nn.Linear(4 * 4 * 4 * c, 2 * width), nn.BatchNorm1d(2 * width), nn.GELU()]
+        hidden = [nn.Linear(4 * 4 * (4 * c), 2 * width), nn.BatchNorm1d(2 * width), nn.GELU()]
         self.head = nn.Sequential(*hidden, nn.Linear(2 * width, width // 2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,15 +172,15 @@ class WorldModel(nn.Module):
 
     def encode(self, obs: Tensor | np.ndarray) -> Tensor:
         """Frames (B, ..., H, W, 3) uint8 to latents (B, ..., D). Sizes other than S are resized."""
-        obs = torch.as_tensor(obs, device=self.act_mean.device)
+        obs = torch.as_tensor(obs if torch.is_tensor(obs) else np.array(obs))
         if obs.dtype != torch.uint8 or obs.ndim < 4 or obs.shape[-1] != 3:
             raise ValueError(f"expected uint8 (B, ..., H, W, 3), got {obs.dtype} {[*obs.shape]}")
-        x = obs.flatten(0, -4).permute(0, 3, 1, 2)
+        x = obs.to(self.act_mean.device).flatten(0, -4).permute(0, 3, 1, 2)
         if x.shape[-2:] != (self.size, self.size):  # each pixel is the mean of its area
             x = F.interpolate(x.float(), (self.size, self.size), mode="area").round()
         # Batch norm divides by tiny variances, so pixels need the precision they had in training.
         x = (255 - x).to(torch.bfloat16 if self.bf16 else torch.float32).div_(255)
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             z = self.encoder(x)
         return z.float().unflatten(0, obs.shape[:-3])
 
@@ -188,9 +188,9 @@ class WorldModel(nn.Module):
         """Imagine: z (..., P, D), past blocks (..., P-1, A), acts (..., H, A) -> (..., H, D)."""
         latents = []
         for act in acts.unbind(-2):
-            past = torch.cat([past, act[..., None, :]], dim=-2)  # the last P blocks
+            past = torch.cat([past, act[..., None, :]], dim=-2)[..., -self.history :, :]
             latents.append(self.forward_model(z, past))  # (..., 1, D)
-            z, past = torch.cat([z[..., 1:, :], latents[-1]], dim=-2), past[..., 1:, :]
+            z = torch.cat([z[..., 1:, :], latents[-1]], dim=-2)
         return torch.cat(latents, dim=-2)
 
 
@@ -268,7 +268,7 @@ class Dataset:
 class Optimizer:
     """Muon for matrices (all weights of two dimensions), AdamW for the other weights.
 
-    Muon (Jordan et al. 2024) makes the singular values of an update equal, so features with a weak
+    Muon (Jordan et al. 2024) evens out the singular values of an update, so features with a weak
     gradient are learned too. Its updates have AdamW's size (Liu et al. 2025, arXiv 2502.16982)."""
 
     def __init__(self, weights, *, muon: bool, decay: float, dtype=torch.float32):
@@ -305,8 +305,8 @@ class Optimizer:
 def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume=None) -> None:
     """Train `model` in place, on the device it is on. On a GPU the steps replay a CUDA graph.
 
-    after_step(step, terms, state) gets the loss's terms and the state of training, which the next
-    step may overwrite. With that step's weights, `resume=state` goes on bit for bit on a CPU."""
+    after_step(step, terms, state) gets loss, terms, spread, and the state of training, which the
+    next step may overwrite. With its weights, `resume=state` goes on bit for bit on a CPU."""
     device, start = model.act_mean.device, resume["step"] if resume else 0
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
@@ -320,15 +320,15 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         generator.set_state(resume["generator"].cpu())
 
     def update(obs: Tensor, act: Tensor, lr: Tensor) -> dict[str, Tensor]:
-        act = (act - model.act_mean) / model.act_std
+        act = model.standardise(act)
         with torch.autocast(device.type, torch.bfloat16, enabled=model.bf16):
             z = model.encode(obs)  # (B, T, D)
             loss, terms = METHODS[s.method](model, z, act, lam=s.lam, generator=generator)
         model.zero_grad()
         loss.backward()
         optimizer.step(lr)
-        terms["spread"] = z.flatten(0, 1).var(0).mean().sqrt()  # 0 in a collapse
-        return {name: x.detach() for name, x in ({"loss": loss} | terms).items()}
+        terms = {"loss": loss} | terms | {"spread": z.flatten(0, 1).var(0).mean().sqrt()}
+        return {name: x.detach() for name, x in terms.items()}  # a spread near 0: collapse
 
     model.train()
     for step in range(start + 1, s.steps + 1):
@@ -422,7 +422,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
 
     A task is solved when the environment's criterion holds at the start or within 2 * goal_offset
     steps. Without a model actions are random. Returns, by task, `solved` (n,): the steps taken or
-    -1, `goals` (n, d), and `states` and `actions`, which begin `lead` rows before the task."""
+    -1, `goals` (n, d), and `states` and `actions` from `lead` steps before on, NaN when over."""
     lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset  # P = 1, 2, 3: same tasks
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
@@ -518,7 +518,7 @@ class InputError(ValueError):
 
 
 def settings_for(**given) -> Settings:
-    """PRESETS, overridden by --data's meta.json (environment, variant), then by what is given."""
+    """PRESETS of environment and method, overridden by what is given. meta.json names --data's."""
     if given.get("data") and not {"env", "variant"} <= given.keys():
         path = Path(given["data"]) / "meta.json"
         meta = read_json(path) if path.exists() else {}
@@ -602,13 +602,13 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
     if folder.exists():
         raise InputError(f"{folder}: expected a new folder, it exists; choose another name")
     if not len(actions) == len(states) == count or {actions.ndim, states.ndim} != {2} or size % 16:
-        got = f"{actions.shape}, {states.shape}, size {size}"
+        got = f"actions {actions.shape}, states {states.shape}, size {size}"
         raise InputError(f"{folder}: expected ({count}, m), ({count}, d), size % 16 = 0, got {got}")
     with replacing(folder) as new:
         arrays = create_arrays(new, count, size, actions.shape[1], states.shape[1])
         for start in progress(range(0, count, 100), f"save {folder}"):
             rows = slice(start, start + 100)
-            chunk = torch.as_tensor(np.asarray(frames[rows]))
+            chunk = torch.as_tensor(np.array(frames[rows]))
             if chunk.dtype != torch.uint8 or chunk.ndim != 4 or chunk.shape[3] != 3:
                 got = f"{chunk.dtype} {tuple(chunk.shape)}"
                 raise InputError(f"{folder}: expected frames (n, H, W, 3) in uint8, got {got}")
@@ -617,7 +617,7 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
                 chunk = chunk.round().permute(0, 2, 3, 1)
             for array, part in zip(arrays, (chunk, actions[rows], states[rows]), strict=True):
                 array[rows] = part
-        np.save(new / "episode_ends.npy", np.asarray(episode_ends, np.int64))
+        np.save(new / "episode_ends.npy", np.asarray(episode_ends))
         open_dataset(new)  # refuses what is not a whole dataset
 
 
@@ -656,7 +656,7 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def collect(s: Settings, root: str | Path = "data") -> Path:
-    """Collect episodes of the environment's behaviour policy, in a process per core, or reuse them.
+    """Collect episodes of the environment's behaviour policy, a process per thread, or reuse them.
 
     The folder's name hashes settings, environment and versions. Episode i is seeded by i."""
     world, count = envs.make(s.env, s.variant, s.size), max(2, round(s.frames / s.episode))
@@ -1047,7 +1047,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("command", choices=("train", "evaluate", "figures"))
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs", metavar="RUN")
     parser.add_argument("--out", type=Path, metavar="", help="folder of a new run or of figures")
-    parser.add_argument("--resume", type=Path, metavar="", help="a stopped run to train on")
+    parser.add_argument("--resume", type=Path, metavar="", help="a stopped run to continue")
     devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
     parser.add_argument("--device", choices=devices, default=devices[0])
     known = {"env": [*envs.ENVS], "method": [*METHODS], "networks": [*NETWORKS]}
@@ -1067,7 +1067,7 @@ def main(argv: list[str] | None = None) -> int:
     command, runs, device = args.command, args.runs, torch.device(args.device)
     try:
         if bool(runs) == (command == "train") or (runs and args.resume):
-            raise InputError(f"{command}: expected run folders after evaluate and figures only")
+            raise InputError("expected train [--resume RUN], evaluate RUN ... or figures RUN ...")
         new = command == "train" and not args.resume
         for x in fields(Settings):
             free = new or (command == "evaluate" and x.metadata["group"] == "evaluation")
@@ -1082,7 +1082,7 @@ def main(argv: list[str] | None = None) -> int:
             for run in runs:
                 model, s, state = load_checkpoint(run, device)
                 if not run.is_dir() or not state or state["step"] < s.steps:
-                    raise InputError(f"{run}: expected a finished run; train --resume {run}")
+                    raise InputError(f"{run}: expected the folder of a finished run; see --resume")
                 s = settings_for(**asdict(s) | given)
                 evaluate(run, model, open_dataset(s.data or collect(s)), s, changed)
         else:
