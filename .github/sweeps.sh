@@ -27,9 +27,11 @@ tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
 long() {  # ENV RATE, all steps of the preset
   echo "long-$1-sigreg-lam0.09-lr$2 --env $1 --method sigreg --lr $2 --seed 0 --tasks 300"
 }
-{  # the best two of SIGReg's rates
+{  # all steps: the best two of SIGReg's rates, and data for SMWM
   for rate in 2e-3 4e-3; do long pusht $rate; done
   for rate in 1e-3 2e-3; do long tworoom $rate; done
+  echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
+  echo "long-pusht-smwm-1.2M --env pusht --frames 1200000 --seed 0 --tasks 300"
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 
 .github/row.sh cube-long-smwm-s1 --env cube --steps 16000 --seed 1
