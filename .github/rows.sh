@@ -14,16 +14,15 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory from
     for env in $envs; do
       for method in smwm sigreg forward; do
         echo "$env-$method-s$seed --env $env --method $method --seed $seed"
-        if [ "$env" = reacher ] && [ "$method" != forward ]; then
-          echo "reacher-h3-$method-s$seed --env reacher --method $method --history 3 --seed $seed"
-        fi
+        if [ "$method" = forward ]; then continue; fi
+        case $env in
+          reacher) echo "reacher-h3-$method-s$seed --env reacher --method $method --history 3 --seed $seed" ;;
+          pusht) echo "pusht-long-$method-s$seed --env pusht --method $method --steps 16000 --seed $seed" ;;
+        esac
       done
     done
   done
-  if [[ " $envs " == *" pusht "* ]]; then  # more steps, and more data
-    for method in smwm sigreg; do
-      echo "pusht-long-$method-s1 --env pusht --method $method --steps 16000 --seed 1"
-    done
+  if [[ " $envs " == *" pusht "* ]]; then  # more data
     echo "pusht-1.2M-smwm-s1 --env pusht --frames 1200000 --steps 16000 --seed 1"
   fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
