@@ -23,7 +23,9 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory from
     done
   done
   if [[ " $envs " == *" pusht "* ]]; then  # more data
-    echo "pusht-1.2M-smwm-s1 --env pusht --frames 1200000 --steps 16000 --seed 1"
+    for seed in 1 2; do
+      echo "pusht-1.2M-smwm-s$seed --env pusht --frames 1200000 --steps 16000 --seed $seed"
+    done
   fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 if [[ " $envs " == *" cube "* ]]; then  # another encoder and more data, on all cores
