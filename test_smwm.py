@@ -655,7 +655,7 @@ def test_bad_settings_end_in_one_line(folder, capsys):
     }.items():
         said = run(f"train {TINY} {args}", code=2, capsys=capsys).splitlines()
         assert words in said[-1] and said[-1].startswith("error: ") and len(said) <= 3, said
-    for args, words in {"evaluate": "run folders", "evaluate one --out two": "--out: "}.items():
+    for args, words in {"evaluate": "evaluate RUN", "evaluate one --out two": "--out: "}.items():
         assert words in run(args, code=2, capsys=capsys)
 
 
