@@ -305,8 +305,8 @@ class Optimizer:
 def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume=None) -> None:
     """Train `model` in place, on the device it is on. On a GPU the steps replay a CUDA graph.
 
-    after_step(step, terms, state) gets loss, terms, spread, and the state of training, which the
-    next step may overwrite. With its weights, `resume=state` goes on bit for bit on a CPU."""
+    after_step(step, terms, state) gets loss, terms, spread and training's state, which the next
+    step may overwrite. With that step's weights, `resume=state` goes on bit for bit on a CPU."""
     device, start = model.act_mean.device, resume["step"] if resume else 0
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
@@ -422,7 +422,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
 
     A task is solved when the environment's criterion holds at the start or within 2 * goal_offset
     steps. Without a model actions are random. Returns, by task, `solved` (n,): the steps taken or
-    -1, `goals` (n, d), and `states` and `actions` from `lead` steps before on, NaN when over."""
+    -1, `goals` (n, d), `states` and `actions` from `lead` rows before it, NaN after the end."""
     lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset  # P = 1, 2, 3: same tasks
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
@@ -518,7 +518,7 @@ class InputError(ValueError):
 
 
 def settings_for(**given) -> Settings:
-    """PRESETS of environment and method, overridden by what is given. meta.json names --data's."""
+    """PRESETS, overridden by what is given. A --data folder's meta.json names the environment."""
     if given.get("data") and not {"env", "variant"} <= given.keys():
         path = Path(given["data"]) / "meta.json"
         meta = read_json(path) if path.exists() else {}
