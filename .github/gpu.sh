@@ -3,7 +3,7 @@
 # It runs the tests that need CUDA, measures speeds, plans with the runs of Push-T and Cube that lie
 # in runs/ (trained on a CPU, say), trains SMWM in all environments with three seeds, in Push-T and
 # Cube with 16,000 steps, too, and then the other rows of README's large table. It ends after
-# LIMIT seconds (default 580; an H100 with 16 cores trains 26 rows in 530).
+# LIMIT seconds (default 580; an H100 or H200 with 16 cores trains 26 rows in it).
 # FOLDER (.github/results-gpu) gets log.txt, and results.tar anew every ten seconds, so that the
 # limit costs unfinished rows alone. Unpack it there: report.py shows those that the CPU has, too.
 # TINY=1 tries the script on any machine with tiny settings.

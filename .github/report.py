@@ -60,7 +60,7 @@ def label(s: smwm.Settings) -> str:
 
 
 def results(groups, gpu: dict) -> str:
-    header = "env|method|solved|95%|paper|CPU|H100|random|paper|hard|hard, random|min"
+    header = "env|method|solved|95%|paper|CPU|GPU|random|paper|hard|hard, random|min"
     rows = []
     for s, seeds in groups:
         published = PUBLISHED["planning"].get(s.env, {})
