@@ -11,8 +11,8 @@ and actions a_t, without rewards:
 L_fwd alone is minimised by a constant latent: the encoder collapses. Adding L_inv prevents this
 without a target network, a stop-gradient or a frozen encoder, because the latent must keep enough
 to tell actions apart. Anything that the action does not change and g cannot predict only adds to
-L_fwd, so training removes it. To act, the cross-entropy method searches for actions whose imagined
-end is nearest to the latent of a goal image. The agent executes them and plans again.
+L_fwd, so training shrinks or drops it. To act, the cross-entropy method searches for actions whose
+imagined end is nearest to the latent of a goal image. The agent executes them and plans again.
 
     python smwm.py train --env dotworld  # collect data, train, probe, plan
 
@@ -178,8 +178,8 @@ class WorldModel(nn.Module):
         x = obs.to(self.act_mean.device).flatten(0, -4).permute(0, 3, 1, 2)
         if x.shape[-2:] != (self.size, self.size):  # each pixel is the mean of its area
             x = F.interpolate(x.float(), (self.size, self.size), mode="area").round()
-        # Batch norm divides by tiny variances, so pixels need the precision they had in training.
-        x = (255 - x).to(torch.bfloat16 if self.bf16 else torch.float32).div_(255)
+        # Pixels are rounded to bf16 in either precision, so that a trained model works in both.
+        x = (255 - x).bfloat16().div_(255).to(torch.bfloat16 if self.bf16 else torch.float32)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             z = self.encoder(x)
         return z.float().unflatten(0, obs.shape[:-3])
@@ -421,8 +421,8 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     """Plan in the environment, from frames of held-out episodes to the frames goal_offset later.
 
     A task is solved when the environment's criterion holds at the start or within 2 * goal_offset
-    steps. Without a model actions are random. Returns, by task, `solved` (n,): the steps taken or
-    -1, `goals` (n, d), `states` and `actions` from `lead` rows before it, NaN after the end."""
+    steps. Without a model actions are random. Returns by task: `solved` (n,), the steps taken or
+    -1; `goals` (n, d); `states` and `actions`: `lead` rows recorded, the rows played, then NaN."""
     lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset  # P = 1, 2, 3: same tasks
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]

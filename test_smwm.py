@@ -113,8 +113,7 @@ def test_main_job(trained):
 
 
 def test_without_the_inverse_term_the_latent_collapses(folder, capsys):
-    """With the same network, data and steps only `forward` collapses, and the command says so.
-    The pictures show all three, and the plans of each."""
+    """Only `forward` collapses, and the command says so. The pictures show all three methods."""
     spread, options = {}, "--frames 2000 --steps 150 --batch 16 --tasks 2 --probe-epochs 1"
     for method in smwm.METHODS:
         said = run(f"train {options} --method {method} --out {method}", capsys=capsys)
@@ -170,14 +169,16 @@ def test_history_is_the_last_latents_and_blocks():
     assert torch.allclose(imagined, torch.cat([first, second], 1), atol=1e-6)
 
 
-def test_encode_takes_frames_of_any_size_in_the_precision_of_the_training():
-    """A pixel is the mean of 2 x 3 of the input. Autocast and flipped views change nothing."""
-    model = smwm.WorldModel(action_dim=2, width=64).eval()
+def test_encode_takes_frames_of_any_size_in_any_precision():
+    """A pixel is the mean of 2 x 3 of the input. Autocast, flipped views, bf16 change no pixel."""
+    model, pixels = smwm.WorldModel(action_dim=2, width=64).eval(), []
+    model.encoder.register_forward_pre_hook(lambda _, x: pixels.append(x[0].float()))
     large = np.random.default_rng(0).integers(0, 256, (2, 3, 128, 192, 3)).astype(np.uint8)
-    mean = large.reshape(2, 3, 64, 2, 64, 3, 3).astype(np.float32).mean((3, 5)).round()
-    z = model.encode(torch.from_numpy(mean.astype(np.uint8)))  # (2, 3, D)
+    z = model.encode(large.reshape(2, 3, 64, 2, 64, 3, 3).mean((3, 5)).round().astype(np.uint8))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.allclose(model.encode(np.flip(np.flip(large, 3).copy(), 3)), z, atol=1e-5)
+    model.bf16 = True
+    assert model.encode(large).shape == z.shape and torch.equal(pixels[0], pixels[-1])
     for wrong in (large / 255, large[0, 0], large.transpose(0, 1, 4, 2, 3)):
         with pytest.raises(ValueError, match="expected uint8"):
             model.encode(wrong)
@@ -223,8 +224,7 @@ def snippet(words: str) -> str:
 
 
 def test_readme_acts_in_any_environment(folder, monkeypatch):
-    """The README's loop, as it stands there, in an environment that this test defines: acting gets
-    nearer to the goal than random actions do."""
+    """The README's loop, in this test's environment. Plans end nearer to goals than random acts."""
     monkeypatch.setattr(gym, "make", lambda *args, **options: Crane())
     exec(snippet("env.render()"), names := {})
     model, env, left = names["model"], names["env"], {"plan": [], "random": []}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The GPU check, on a machine with CUDA: .github/gpu.sh [FOLDER]
 # It runs the tests that need CUDA, measures speeds, plans with the runs of Push-T and Cube that lie
-# in runs/ (trained on a CPU, say), trains SMWM in all environments with three seeds, in Push-T and
-# Cube with 16,000 steps, too, and then the other rows of README's large table. It ends after
+# in runs/ (trained on a CPU, say), trains SMWM in all environments but the sprite with three seeds,
+# in Push-T and Cube with 16,000 steps, too, and then the baselines with their presets. It ends after
 # LIMIT seconds (default 580; an H100 or H200 with 16 cores trains 26 rows in it).
 # FOLDER (.github/results-gpu) gets log.txt, and results.tar anew every ten seconds, so that the
 # limit costs unfinished rows alone. Unpack it there: report.py shows those that the CPU has, too.
@@ -10,8 +10,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.github/results-gpu} end=$((SECONDS + ${LIMIT:-580})) tiny="" vit="--size 224"
-RESULTS=$(mktemp -d)
-export RESULTS OMP_NUM_THREADS=2
+RESULTS=$(mktemp -d) RUNS=$(mktemp -d)
+export RESULTS RUNS OMP_NUM_THREADS=2
 if [ "${TINY:-}" ]; then
   tiny="--frames 800 --steps 6 --batch 8 --probe-epochs 2 --tasks 4 --samples 8 --elites 4 --iterations 2"
   vit="--size 64 --batch 4"

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # Train one row of a table and store its results: .github/row.sh NAME SETTING ...
-# RESULTS is the folder to store them in, SMWM the script to run. A row that is stored already is skipped.
+# RESULTS is the folder to store them in, RUNS that of the runs, SMWM the script to run. A row that is
+# stored already is skipped, one that was interrupted goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stored=${RESULTS:-.github/results}/$1
+run=${RUNS:-runs}/$1
 if [ -e "$stored/metrics.json" ]; then exit; fi
-mkdir -p runs
-python "${SMWM:-smwm.py}" train --out "runs/$1" "${@:2}" > "runs/$1.log" 2>&1 || { tail -3 "runs/$1.log"; exit 1; }
+options=(--out "$run" "${@:2}")
+if [ -e "$run/checkpoint.pt" ]; then options=(--resume "$run"); fi
+mkdir -p "$(dirname "$run")"
+python "${SMWM:-smwm.py}" train "${options[@]}" > "$run.log" 2>&1 || { tail -3 "$run.log"; exit 1; }
 mkdir -p "$stored"
-cp "runs/$1/metrics.json" "runs/$1/settings.json" "$stored"
-echo "$(date +%T) $1, $(grep 'all tasks' "runs/$1.log")"
+cp "$run/metrics.json" "$run/settings.json" "$stored"
+echo "$(date +%T) $1, $(grep 'all tasks' "$run.log")"
