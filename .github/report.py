@@ -55,7 +55,7 @@ def label(s: smwm.Settings) -> str:
     text = "pusht, strokes" if s.env == "strokes" else s.env
     text += f", P={s.history}" if s.history > 1 else ""
     text += f", {s.steps // 1000}k" if s.steps != default.steps else ""
-    text += f", {s.frames / 1e6:.1f}M frames" if s.frames != default.frames else ""
+    text += f" {s.frames / 1e6:.1f}M" if s.frames != default.frames else ""
     return text + (f", {s.networks}" if s.networks != "conv" else "")
 
 
@@ -88,14 +88,14 @@ def probes(groups) -> str:
     rows = []
     for env in [env for env, method in found if method == "smwm" and (env, "sigreg") in found]:
         for name, published in PUBLISHED["probe"][env.split(",")[0]].items():
-            row = [env, name]
+            row = [env, name.replace("orientation", "angle")]
             for method in ("smwm", "sigreg"):
                 seeds = found[env, method]
                 for kind, theirs in zip(("linear", "mlp"), published[method], strict=True):
                     ours = [m["probe"][kind][name] for m in seeds]
                     row += [f"{np.mean(ours):.3f}", theirs]
             rows.append(row)
-    header = "env|quantity|SMWM, linear|paper|MLP|paper|SIGReg, linear|paper|MLP|paper"
+    header = "env|held-out R² of|SMWM, linear|paper|MLP|paper|SIGReg, linear|paper|MLP|paper"
     return table(header.split("|"), rows)
 
 

@@ -24,7 +24,10 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory from
   done
   if [[ " $envs " == *" pusht "* ]]; then  # more data
     for seed in 1 2; do
-      echo "pusht-1.2M-smwm-s$seed --env pusht --frames 1200000 --steps 16000 --seed $seed"
+      for method in smwm sigreg; do
+        row="--env pusht --method $method --frames 1200000 --steps 16000 --seed $seed"
+        echo "pusht-1.2M-$method-s$seed $row"
+      done
     done
   fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
