@@ -833,7 +833,7 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
     targets = world.probe_targets(data.states) if world else entries
     probe, latent, arrays = evaluate_latent(model, data, targets, s)
     results = {"probe": probe, "latent": latent}
-    print(f"{run.name + ', held-out R2':<32}{'linear':>8}{'MLP':>8}")
+    print(f"{run.resolve().name + ', held-out R2':<32}{'linear':>8}{'MLP':>8}")
     for target, score in probe["linear"].items():
         note = " (not controlled)" if world and target not in world.controlled else ""
         print(f"  {target + note:<30}{score:8.4f}{probe['mlp'][target]:8.4f}")
