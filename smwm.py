@@ -17,8 +17,8 @@ imagined end is nearest to the latent of a goal image. The agent executes them a
     python smwm.py train --env dotworld  # collect data, train, probe, plan
 
 Letters in shapes: B batch, T frames in a window, S image side, D latent, k env actions in a block,
-m entries of an env action, A = k * m entries of a block, P past latents that g sees, N samples and
-K elites of the planner, H blocks to plan (a frame is H x W). The method ends at "Running it".
+m entries of an env action, A = k * m entries of a block, P latents that g sees, N samples and K
+elites of the planner, H blocks to plan (a frame is H x W). The method ends at "Running it".
 """
 
 import argparse
@@ -34,7 +34,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ def setting(default, group: str, text: str):
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings. PRESETS replace defaults by environment and method, options replace both."""
+    """All settings. PRESETS override defaults by environment and method; options override both."""
 
     env: str = setting("dotworld", "data", "environment; omit it for --data of your own")
     variant: str = setting("", "data", "variant of the environment; empty: its first")
@@ -69,7 +69,7 @@ class Settings:
     window: int = setting(4, "training", "frames in a training window (T), one block apart")
     history: int = setting(1, "training", "latents that the forward model sees (P)")
     networks: str = setting("conv", "training", "encoder and forward model")
-    width: int = setting(256, "training", "width of the networks, twice D; Muon only above 128")
+    width: int = setting(256, "training", "width of the networks, twice D; above 128 with Muon")
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     lr: float = setting(2e-3, "training", "peak learning rate")
@@ -253,8 +253,8 @@ class Dataset:
 
     def windows(self, split: str, span: int) -> Tensor:
         """First rows of all windows that stay within an episode for `span` further rows."""
-        pairs = [(self.starts[i], self.ends[i] - span) for i in self.episodes[split]]
-        return torch.from_numpy(np.concatenate([np.arange(*pair) for pair in pairs]))
+        rows = [np.arange(self.starts[i], self.ends[i] - span) for i in self.episodes[split]]
+        return torch.from_numpy(np.concatenate(rows))
 
     def batch(self, rows: Tensor, window: int, block: int) -> tuple[Tensor, Tensor]:
         """Windows from rows (B,) on: obs (B, T, S, S, 3), `block` rows apart, act (B, T-1, A)."""
@@ -305,9 +305,9 @@ class Optimizer:
 def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume=None) -> None:
     """Train `model` in place, on the device it is on. On a GPU the steps replay a CUDA graph.
 
-    after_step(step, terms, state) gets loss, terms, spread and training's state, which the next
-    step may overwrite. With that step's weights, `resume=state` goes on bit for bit on a CPU."""
-    device, start = model.act_mean.device, resume["step"] if resume else 0
+    after_step(step, terms, state) gets the loss, its terms and the spread (near 0: a collapse). The
+    state holds until the next step. `resume=state` goes on from its weights, on a CPU exactly."""
+    device, start = model.act_mean.device, (resume["step"] if resume else 0)
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
     dtype = torch.bfloat16 if model.bf16 else torch.float32
@@ -328,13 +328,13 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         loss.backward()
         optimizer.step(lr)
         terms = {"loss": loss} | terms | {"spread": z.flatten(0, 1).var(0).mean().sqrt()}
-        return {name: x.detach() for name, x in terms.items()}  # a spread near 0: collapse
+        return {name: x.detach() for name, x in terms.items()}
 
     model.train()
     for step in range(start + 1, s.steps + 1):
         at = rows[torch.randint(len(rows), (s.batch,), generator=sampler)]
         obs, act = (x.to(device, non_blocking=True) for x in data.batch(at, s.window, s.block))
-        # a linear warm-up over a tenth of the steps, cut off by a cosine that ends at exactly 0
+        # a linear warm-up over a tenth of the steps, capped by a cosine that ends at exactly 0
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / s.steps)
         lr = torch.full((), s.lr * min(10 * step / s.steps, cosine), device=device)
         if device.type != "cuda" or step < start + 4:
@@ -433,7 +433,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     worlds, solved = [envs.make(s.env, s.variant, s.size) for _ in rows], np.full(len(rows), -1)
     for i, world in enumerate(worlds):
         _, info = world.reset(seed=i, options={"state": states[i, lead], "goal": goals[i]})
-        states[i, lead], solved[i] = info["state"], 0 if info["success"] else -1
+        states[i, lead], solved[i] = info["state"], (0 if info["success"] else -1)
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     chunk, back, m = s.block * s.horizon, s.block * (s.history - 1), actions.shape[2]
     # 3,000 sequences fit the cache of a CPU; a GPU takes all tasks at once
@@ -539,7 +539,7 @@ def settings_for(**given) -> Settings:
         if not isinstance(value, str) and not low <= value < math.inf:
             raise InputError(f"--{name.replace('_', '-')}: expected {low} or more, got {value}")
     if s.elites > s.samples or s.size % 16 or s.width % 8:
-        got = f"{s.elites}, {s.samples}, {s.size}, {s.width}"
+        got = f"elites {s.elites}, samples {s.samples}, size {s.size}, width {s.width}"
         raise InputError(f"expected elites <= samples, size % 16 = 0, width % 8 = 0, got {got}")
     if s.history >= s.window:
         raise InputError(f"expected --history < --window, got {s.history} and {s.window}")
@@ -656,7 +656,7 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def collect(s: Settings, root: str | Path = "data") -> Path:
-    """Collect episodes of the environment's behaviour policy, a process per thread, or reuse them.
+    """Collect episodes of the behaviour policy, a process per thread, or reuse a folder's.
 
     The folder's name hashes settings, environment and versions. Episode i is seeded by i."""
     world, count = envs.make(s.env, s.variant, s.size), max(2, round(s.frames / s.episode))
@@ -734,8 +734,8 @@ def load_checkpoint(run: str | Path, device="cpu") -> tuple[WorldModel, Settings
         if not all(x.isfinite().all() for x in model.state_dict().values()):
             raise ValueError("weights that are not finite")
         return model.eval(), s, content["training"]
-    except Exception as error:  # whatever the file is, it is not a checkpoint of ours
-        raise InputError(f"{path}: expected a checkpoint, got: {error!r:.200}") from error
+    except Exception as error:  # not a checkpoint, or one with the networks of another script
+        raise InputError(f"{path}: expected a checkpoint of this script: {error!r:.200}") from error
 
 
 def load(run: str | Path, device="cpu") -> WorldModel:
@@ -934,7 +934,7 @@ def figures(runs: list[Path], folder: Path) -> None:
     pictures = {"latents": draw_latents(results)}
     for run, (s, _, arrays, _) in zip(runs, results, strict=True):
         if "solved" in arrays and s.env in envs.ENVS:
-            pictures[f"plans-{run.name}"] = draw_plans(s, arrays)
+            pictures[f"plans-{run.resolve().name}"] = draw_plans(s, arrays)
     for name, figure in pictures.items():
         with replacing(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=110)
@@ -1084,14 +1084,14 @@ def main(argv: list[str] | None = None) -> int:
                 if not run.is_dir() or not state or state["step"] < s.steps:
                     raise InputError(f"{run}: expected the folder of a finished run; see --resume")
                 s = settings_for(**asdict(s) | given)
-                evaluate(run, model, open_dataset(s.data or collect(s)), s, changed)
+                evaluate(run, model, open_dataset(s.data), s, changed)
         else:
             s = settings_for(**asdict(load_checkpoint(args.resume)[1]) if args.resume else given)
             parts = (s.env or Path(s.data).name, given.get("variant"), s.method, f"s{s.seed}")
             run = args.resume or args.out or Path("runs", "-".join(filter(None, parts)))
             run_train(s, run, device, bool(args.resume))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError, BrokenExecutor, KeyboardInterrupt) as error:
+        print(f"error: {str(error) or 'interrupted'}", file=sys.stderr)
         return 2
     return 0
 
