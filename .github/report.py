@@ -145,7 +145,7 @@ def tables(runs: list[Path], gpu: list[Path]) -> list[str]:
 def main() -> None:
     names = [Path(x) for x in sys.argv[1:] if x != "--check"]
     gpu = [*(HERE / "results-gpu").iterdir()]
-    runs = [*(HERE / "results").iterdir(), *HERE.glob("sweeps/strokes-*")]
+    runs = [*(HERE / "results").iterdir()]
     texts = tables(names, []) if names else tables(runs, gpu)
     if "--check" not in sys.argv:
         return print("\n\n".join(texts))

@@ -31,6 +31,14 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory from
     done
   fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
+if [[ " $envs " == *" pusht "* ]]; then  # the first edition's data
+  PYTHONPATH=.github python -c "import strokes as s; s.smwm.collect(s.smwm.settings_for(env='strokes'))"
+  for seed in ${SEEDS:-1 2 3}; do
+    for method in smwm sigreg; do
+      echo "pusht-strokes-$method-s$seed --env strokes --method $method --seed $seed"
+    done
+  done | SMWM=.github/strokes.py xargs -P "$(nproc)" -L 1 .github/row.sh
+fi
 if [[ " $envs " == *" cube "* ]]; then  # another encoder and more data, on all cores
   unset OMP_NUM_THREADS
   options="--networks deeper --frames 800000 --steps 16000 --seed 2"

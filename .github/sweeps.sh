@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The sweeps that are not stored yet, into .github/sweeps: lam and rate of either method by short runs,
-# success and R² against lam (both on seed 0, on which settings are chosen), Push-T with other data, and
+# success and R² against lam (both on seed 0, on which settings are chosen), Push-T with more data, and
 # success against the distance of the goals. The last needs the runs of rows.sh with seed 1 in runs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,10 +40,6 @@ long() {  # ENV RATE, all steps of the preset
 for env in pusht cube; do  # hurts in Push-T, helps in Cube
   deeper="--networks deeper --decay 0.5 --steps 16000"
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
-done
-
-for method in smwm sigreg; do  # the first edition's data; one after the other, the first collects
-  SMWM=.github/strokes.py .github/row.sh "strokes-$method" --env strokes --method $method --seed 1
 done
 
 for env in dotworld tworoom reacher; do
