@@ -32,7 +32,8 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory from
   fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 if [[ " $envs " == *" pusht "* ]]; then  # the first edition's data
-  PYTHONPATH=.github python -c "import strokes as s; s.smwm.collect(s.smwm.settings_for(env='strokes'))"
+  collect="import strokes, smwm; smwm.collect(smwm.settings_for(env='strokes'))"
+  PYTHONPATH=.github OMP_NUM_THREADS=$(nproc) python -c "$collect"
   for seed in ${SEEDS:-1 2 3}; do
     for method in smwm sigreg; do
       echo "pusht-strokes-$method-s$seed --env strokes --method $method --seed $seed"
