@@ -42,6 +42,12 @@ for env in pusht cube; do  # hurts in Push-T, helps in Cube
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
 done
 
+for row in "cube 1" "cube 2" "cube 3" "pusht 1"; do  # the part of rounding
+  name=nudged-${row/ /-s}
+  SMWM=.github/nudge.py .github/row.sh "$name" --env "${row% *}" --seed "${row#* }"
+  python .github/samples.py "runs/$name" 4 2> /dev/null > "$RESULTS/$name/samples.txt"
+done
+
 for env in dotworld tworoom reacher; do
   for lam in 0 0.1 1 10 100; do
     echo "$env-lam$lam --env $env --lam $lam --seed 0"
