@@ -305,8 +305,8 @@ class Optimizer:
 def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume=None) -> None:
     """Train `model` in place, on the device it is on. On a GPU the steps replay a CUDA graph.
 
-    after_step(step, terms, state) gets the loss, its terms and the spread (near 0: a collapse). The
-    state holds until the next step. `resume=state` goes on from its weights, on a CPU exactly."""
+    after_step(step, terms, state) gets the loss, its terms, the spread (near 0: a collapse), and a
+    state valid until the next step. `resume=state` goes on from that step's weights (exactly on a CPU)."""
     device, start = model.act_mean.device, (resume["step"] if resume else 0)
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
