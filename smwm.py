@@ -306,7 +306,7 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
     """Train `model` in place, on the device it is on. On a GPU the steps replay a CUDA graph.
 
     after_step(step, terms, state) gets the loss, its terms, the spread (near 0: a collapse), and a
-    state valid until the next step. `resume=state` goes on from that step's weights (exactly on a CPU)."""
+    state valid until the next step. `resume=state`, with that step's weights, goes on from it."""
     device, start = model.act_mean.device, (resume["step"] if resume else 0)
     model.fit_actions(data.actions[data.windows("train", 1)])
     rows = data.windows("train", s.block * (s.window - 1))
