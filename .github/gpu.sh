@@ -2,8 +2,9 @@
 # The GPU check, on a machine with CUDA: .github/gpu.sh [FOLDER]
 # It runs the tests that need CUDA, measures speeds, plans with the runs of Push-T and Cube that lie
 # in runs/ (trained on a CPU, say), trains SMWM in all environments but the sprite with three seeds,
-# in Push-T and Cube with 16,000 steps, too, and then the baselines with their presets. It ends after
-# LIMIT seconds (default 580; an H100 or H200 with 16 cores trains 26 rows in it).
+# in Push-T and Cube with 16,000 steps, too, then the baselines with their presets, and then Push-T's
+# other rows of 16,000 steps. It ends after LIMIT seconds (default 580; an H100 or H200 with 16 cores
+# trains 26 of the rows in it).
 # FOLDER (.github/results-gpu) gets log.txt, and results.tar anew every ten seconds, so that the
 # limit costs unfinished rows alone. Unpack it there: report.py shows those that the CPU has, too.
 # TINY=1 tries the script on any machine with tiny settings.
@@ -36,6 +37,11 @@ rows() {
         row "$env-$method-s$seed --env $env --method $method --seed $seed"
       done
       [ $method = forward ] || row "reacher-h3-sigreg-s$seed --env reacher --method sigreg --history 3 --seed $seed"
+    done
+  done
+  for seed in 1 2 3; do
+    for method in smwm sigreg; do
+      row "pusht-long-$method-s$seed --env pusht --method $method --seed $seed --steps 16000"
     done
   done
 }

@@ -32,8 +32,8 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
 
     def key(group):
         s = group[0]
-        place = order.index("pusht" if s.env == "strokes" else s.env)
-        return place, s.env, s.history, s.steps, s.frames, s.networks, methods.index(s.method)
+        place, method = order.index("pusht" if s.env == "strokes" else s.env), methods.index(s.method)
+        return place, s.env, s.history, s.steps, s.frames, s.networks, "λ" in label(s), method
 
     return sorted(groups.items(), key=key)
 
@@ -54,6 +54,7 @@ def label(s: smwm.Settings) -> str:
     default = smwm.settings_for(env=s.env, method=s.method)
     text = "pusht, strokes" if s.env == "strokes" else s.env
     text += f", P={s.history}" if s.history > 1 else ""
+    text += f", λ={s.lam:g}" if s.lam not in (default.lam, 0) else ""  # 0: of forward-only
     text += f", {s.steps // 1000}k" if s.steps != default.steps else ""
     text += f" {s.frames / 1e6:.1f}M" if s.frames != default.frames else ""
     return text + (f", {s.networks}" if s.networks != "conv" else "")

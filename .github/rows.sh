@@ -14,22 +14,28 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory from
     for env in $envs; do
       for method in smwm sigreg forward; do
         echo "$env-$method-s$seed --env $env --method $method --seed $seed"
-        if [ "$method" = forward ]; then continue; fi
-        case $env in
-          reacher) echo "reacher-h3-$method-s$seed --env reacher --method $method --history 3 --seed $seed" ;;
-          pusht) echo "pusht-long-$method-s$seed --env pusht --method $method --steps 16000 --seed $seed" ;;
+        row="--env $env --method $method --seed $seed"
+        case $env-$method in
+          *-forward) ;;
+          reacher-*) echo "reacher-h3-$method-s$seed $row --history 3" ;;
+          pusht-*) echo "pusht-long-$method-s$seed $row --steps 16000" ;;
+        esac
+        case $env-$method in  # the paper's lam
+          pusht-smwm) echo "pusht-lam30-smwm-s$seed $row --lam 30" ;;
+          cube-smwm) echo "cube-lam1-smwm-s$seed $row --lam 1" ;;
         esac
       done
     done
   done
   if [[ " $envs " == *" pusht "* ]]; then  # more data
-    for seed in 1 2; do
+    for seed in ${SEEDS:-1 2 3}; do
       for method in smwm sigreg; do
         row="--env pusht --method $method --frames 1200000 --steps 16000 --seed $seed"
         echo "pusht-1.2M-$method-s$seed $row"
       done
     done
   fi
+  if [[ " $envs " == *" cube "* ]]; then echo "cube-long-smwm-s1 --env cube --steps 16000 --seed 1"; fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 if [[ " $envs " == *" pusht "* ]]; then  # the first edition's data
   collect="import strokes, smwm; smwm.collect(smwm.settings_for(env='strokes'))"

@@ -34,7 +34,6 @@ long() {  # ENV RATE, all steps of the preset
   echo "long-pusht-smwm-1.2M --env pusht --frames 1200000 --seed 0 --tasks 300"
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 
-.github/row.sh cube-long-smwm-s1 --env cube --steps 16000 --seed 1
 .github/row.sh pusht-32k-smwm-s1 --env pusht --steps 32000 --seed 1  # too many steps
 .github/row.sh pusht-1.2M-32k-smwm-s1 --env pusht --frames 1200000 --steps 32000 --seed 1  # not too many
 for env in pusht cube; do  # hurts in Push-T, helps in Cube
@@ -42,12 +41,20 @@ for env in pusht cube; do  # hurts in Push-T, helps in Cube
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
 done
 
-for row in "cube 1" "cube 2" "cube 3" "pusht 1"; do  # the part of rounding
-  name=nudged-${row/ /-s}
-  if [ -e "$RESULTS/$name/samples.txt" ]; then continue; fi
-  SMWM=.github/nudge.py .github/row.sh "$name" --env "${row% *}" --seed "${row#* }"
-  python .github/samples.py "runs/$name" 4 2> /dev/null > "$RESULTS/$name/samples.txt"
-done
+rounding() {  # NAME KIND ENV SEED
+  if [ -e "$RESULTS/$1/samples.txt" ]; then return; fi
+  export KIND=$2
+  SMWM=.github/rounding.py .github/row.sh "$1" --env "$3" --seed "$4"
+  PYTHONPATH=.github python -c "import rounding, samples; samples.main()" "runs/$1" 4 \
+    2> /dev/null > "$RESULTS/$1/samples.txt"
+}
+for seed in 1 2 3; do rounding nudged-cube-s$seed nudge cube $seed; done
+rounding nudged-pusht-s1 nudge pusht 1
+if [ -e /dev/nvidia0 ]; then  # on a GPU alone
+  for kind in float32 sums exact; do
+    for seed in 1 2 3; do rounding gpu-$kind-cube-s$seed $kind cube $seed; done
+  done
+fi
 
 for env in dotworld tworoom reacher; do
   for lam in 0 0.1 1 10 100; do
