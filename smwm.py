@@ -601,11 +601,12 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
     states = np.zeros((count, 0)) if states is None else states
     if folder.exists():
         raise InputError(f"{folder}: expected a new folder, it exists; choose another name")
-    if not len(actions) == len(states) == count or {actions.ndim, states.ndim} != {2} or size % 16:
-        got = f"actions {actions.shape}, states {states.shape}, size {size}"
+    shapes = np.shape(actions), np.shape(states)
+    if any(len(x) != 2 or x[0] != count for x in shapes) or size < 16 or size % 16:
+        got = f"actions {shapes[0]}, states {shapes[1]}, size {size}"
         raise InputError(f"{folder}: expected ({count}, m), ({count}, d), size % 16 = 0, got {got}")
     with replacing(folder) as new:
-        arrays = create_arrays(new, count, size, actions.shape[1], states.shape[1])
+        arrays = create_arrays(new, count, size, shapes[0][1], shapes[1][1])
         for start in progress(range(0, count, 100), f"save {folder}"):
             rows = slice(start, start + 100)
             chunk = torch.as_tensor(np.array(frames[rows]))
@@ -618,25 +619,25 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
             for array, part in zip(arrays, (chunk, actions[rows], states[rows]), strict=True):
                 array[rows] = part
         np.save(new / "episode_ends.npy", np.asarray(episode_ends))
-        open_dataset(new)  # refuses what is not a whole dataset
+        open_dataset(new, folder)  # refuses what is not a whole dataset
 
 
-def open_dataset(folder: str | Path) -> Dataset:
-    """The dataset of a folder, memory-mapped. InputError says what is wrong with it."""
-    folder, arrays = Path(folder), {}
+def open_dataset(folder: str | Path, shown: str | Path = "") -> Dataset:
+    """The dataset of a folder, memory-mapped. Raises InputError, which calls it `shown`."""
+    folder, shown, arrays = Path(folder), shown or folder, {}
     for name in ("frames", "actions", "episode_ends", "states"):
         try:
             arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "c")
         except Exception as error:  # whatever the file is, it is not an array
             if name != "states" or (folder / "states.npy").exists():
-                raise InputError(f"{folder}/{name}.npy: expected an array, got: {error}") from error
+                raise InputError(f"{shown}/{name}.npy: expected an array, got: {error}") from error
             arrays[name] = np.zeros((len(arrays["frames"]), 0))
     frames, actions, ends, states = arrays.values()
 
     def expect(name: str, good: bool, expected: str) -> None:
         if not good:
             got = f"{arrays[name].dtype} {arrays[name].shape}"
-            raise InputError(f"{folder}/{name}.npy: expected {expected}, got {got}")
+            raise InputError(f"{shown}/{name}.npy: expected {expected}, got {got}")
 
     count, side = frames.shape[:2] if frames.ndim == 4 else (0, 0)
     good = count and frames.dtype == np.uint8 and frames.shape[2:] == (side, 3) and side % 16 == 0
@@ -656,7 +657,7 @@ def open_dataset(folder: str | Path) -> Dataset:
 
 
 def collect(s: Settings, root: str | Path = "data") -> Path:
-    """Collect episodes of the behaviour policy, a process per thread, or reuse a folder's.
+    """Collect episodes of the behaviour policy in parallel, or return the folder that has them.
 
     The folder's name hashes settings, environment and versions. Episode i is seeded by i."""
     world, count = envs.make(s.env, s.variant, s.size), max(2, round(s.frames / s.episode))
@@ -773,7 +774,8 @@ class Recorder:
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in terms.items()}, refresh=False)
         self.rows.append({"step": step, "seconds": now - self.start, **terms})
         table, names = [[*row.values()] for row in self.rows], ",".join(self.rows[0])
-        np.savetxt(self.run / "log.csv", table, "%.6g", ",", header=names, comments="")
+        with replacing(self.run / "log.csv") as temporary:
+            np.savetxt(temporary, table, "%.6g", ",", header=names, comments="")
         if last or now - self.saved > self.SAVE_EVERY:
             save_checkpoint(self.run, self.model, self.s, state | {"rows": self.rows})
             self.saved = now
@@ -805,7 +807,8 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     if short := int((data.ends - data.starts <= s.block * (s.window - 1)).sum()):
         print(f"{short} of {len(data.ends)} episodes are shorter than a window and left out")
     recorder = Recorder(run, model, s, state)
-    train(model, data, s, recorder, state)  # no step, if the run is finished
+    with recorder.bar:  # it closes before anything else is printed
+        train(model, data, s, recorder, state)  # no step, if the run is finished
     write_json(run / "metrics.json", {"train": recorder.rows[-1], "machine": machine(device)})
     print(f"trained {s.steps} steps in {recorder.rows[-1]['seconds']:.1f} s")
     evaluate(run, model, data, s)
@@ -847,9 +850,10 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
         arrays |= plans
     else:
         print("planning: off, the data has no states that an environment can restore")
+    with replacing(run / f"evaluation{name}.npz") as temporary:
+        np.savez_compressed(temporary, **arrays)
     path = run / f"metrics{name}.json"
     write_json(path, (read_json(path) if path.exists() else {}) | results)
-    np.savez_compressed(run / f"evaluation{name}.npz", **arrays)
 
 
 def score_planning(model: WorldModel, data: Dataset, s: Settings) -> tuple[dict, dict]:
@@ -880,12 +884,12 @@ def interval95(hits: np.ndarray) -> list[float]:
 def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings):
     """Probes, spectrum and rollouts on held-out episodes: two dicts of metrics, arrays to draw."""
     rng, p, counts = np.random.default_rng(0), s.history, {"train": 25_000, "test": 5_000}
-    picks = [np.sort(rng.permutation(data.windows(x, 0))[:n]) for x, n in counts.items()]
-    z, z_test = (encode_all(model, data.frames, rows) for rows in picks)
+    train, test = (np.sort(rng.permutation(data.windows(x, 0))[:n]) for x, n in counts.items())
+    z, z_test = (encode_all(model, data.frames, rows) for rows in (train, test))
     (x, x_test), probe = standardise_by_train(z, z_test), {"linear": {}, "mlp": {}}
-    targets = {name: value for name, value in targets.items() if np.ptp(value[picks[1]], 0).any()}
+    targets = {x: y for x, y in targets.items() if not np.allclose(y[test], y[test[0]], 1e-6, 0)}
     for name, value in progress(targets.items(), "probe"):
-        y, y_test = standardise_by_train(*(torch.from_numpy(value[rows]) for rows in picks))
+        y, y_test = standardise_by_train(*(torch.from_numpy(value[rows]) for rows in (train, test)))
         probe["linear"][name] = r2(linear_probe(x, y, x_test), y_test)
         probe["mlp"][name] = r2(mlp_probe(x, y, x_test, epochs=s.probe_epochs), y_test)
     variances, axes = torch.linalg.eigh(torch.cov(z_test.T))
@@ -901,15 +905,11 @@ def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings
         imagined = model.rollout(encoded[:, :p].to(act), act[:, : p - 1], act[:, p - 1 :])
     imagined, encoded = imagined.double().cpu(), encoded[:, p - 1 :]
     error = (imagined - encoded[:, 1:]).square().mean((0, 2)) / z_test.var(0).mean()
-    latent = {
-        "effective_dim": effective_dim(variances),
-        "spread": float(z_test.var(0).mean().sqrt()),  # the deviation of an entry
-        "rollout_error": error.tolist(),
-        "spectrum": variances.tolist(),
-    }
+    latent = {"effective_dim": effective_dim(variances), "spectrum": variances.tolist()}
+    latent |= {"spread": float(z_test.var(0).mean().sqrt()), "rollout_error": error.tolist()}
     points = {"components": z_test, "encoded": encoded[:50], "imagined": imagined[:50]}
     arrays = {name: (value - z_test.mean(0)) @ axes for name, value in points.items()}
-    arrays |= {f"target {name}": value[picks[1]] for name, value in targets.items()}
+    arrays |= {f"target {name}": value[test] for name, value in targets.items()}
     return probe, latent, {name: np.asarray(value, np.float32) for name, value in arrays.items()}
 
 
@@ -921,9 +921,9 @@ def encode_all(model: WorldModel, frames: Tensor, rows: np.ndarray) -> Tensor:
 
 
 def standardise_by_train(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """By the mean and deviation of `train`; entries constant up to rounding are only centred."""
+    """By the mean and deviation of `train`; entries constant up to rounding become 0."""
     std, mean = torch.std_mean(train, 0)
-    std = torch.where(std > 1e-6 * mean.abs(), std, 1.0)
+    std = torch.where(std > 1e-6 * mean.abs(), std, math.inf)
     return (train - mean) / std, (test - mean) / std
 
 
@@ -958,7 +958,7 @@ def draw_latents(results: list):
 
     first, _, arrays, _ = results[0]
     world, names = envs.ENVS.get(first.env), [x for x in arrays if x.startswith("target ")]
-    names = [x[7:] for x in names if all(x in own for _, _, own, _ in results)]
+    names = [x.removeprefix("target ") for x in names if all(x in own for _, _, own, _ in results)]
     size = 3 * len(results) + 3, 2.7 * len(names) + 5.4
     shape = len(names) + 2, len(results) + 1
     figure, grid = pyplot.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
@@ -966,16 +966,16 @@ def draw_latents(results: list):
         angle = world and name in world.angles
         place, colour = colours(arrays[f"target {name}"], angle)
         row[0].scatter(*place.T, 2, colour)
-        row[0].set(title=f"{first.env}: {name}", aspect="equal")
+        row[0].set(title=f"{first.env} {name}", aspect="equal")
         if world and not angle:
             row[0].invert_yaxis()  # y points down, as in the frames
         for axes, (_, _, own, _) in zip(row[1:], results, strict=True):
             axes.scatter(*own["components"].T, 2, colours(own[f"target {name}"], angle)[1])
     for column, (s, latent, own, log) in zip(grid.T[1:], results, strict=True):
         share = 100 * np.array(latent["spectrum"]) / sum(latent["spectrum"])
-        text = f"effective dimension {latent['effective_dim']:.2f}"
+        text = f"component; effective dimension {latent['effective_dim']:.2f}"
         column[-2].bar(np.arange(len(share[:10])) + 1, share[:10])
-        column[-2].set(xlabel="component", ylabel="% of variance", xticks=range(1, 11), title=text)
+        column[-2].set(xlabel=text, ylabel="% of variance", xticks=range(1, 11))
         for n, real in enumerate(own["encoded"][:5]):
             imagined = np.append(real[:1], own["imagined"][n], 0)
             column[-1].plot(*real.T, "-o", color=f"C{n}", ms=4)
@@ -984,7 +984,7 @@ def draw_latents(results: list):
         for axes in (*column[:-2], column[-1]):
             axes.set(xlabel=f"PC 1 ({share[0]:.0f}%)", ylabel=f"PC 2 ({share[1]:.0f}%)")
             axes.set_aspect("equal", "datalim")
-        column[0].set_title(f"{s.env} {s.variant}, {s.method}, seed {s.seed}", fontsize=10)
+        column[0].set_title(f"{s.env} {s.variant or s.data}, {s.method}, seed {s.seed}", size=10)
         loss = "forward" if "forward" in log.dtype.names else "loss"
         for axes, term in ((grid[-2, 0], loss), (grid[-1, 0], "spread")):
             axes.loglog(log["step"], log[term], label=f"{s.method}, seed {s.seed}")
@@ -1035,13 +1035,13 @@ def draw_plans(s: Settings, arrays: dict):
 # ==== Command line ==============================================================================
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line, made from Settings. Its help shows the defaults that would be used."""
-    peek = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    usage = "smwm.py train [options] | evaluate RUN ... [options] | figures RUN ... [--out]"
+    peek = argparse.ArgumentParser(usage=usage, add_help=False, argument_default=argparse.SUPPRESS)
     for name in ("env", "variant", "method", "data"):
         peek.add_argument(f"--{name}")
     defaults = Settings()
     with contextlib.suppress(InputError, OSError):  # reported when the whole line is read
         defaults = settings_for(**vars(peek.parse_known_args(argv)[0]))
-    usage = "smwm.py train [options] | evaluate RUN ... [options] | figures RUN ... [--out]"
     form = partial(argparse.HelpFormatter, max_help_position=24, width=100)
     parser = argparse.ArgumentParser(usage=usage, formatter_class=form)
     parser.add_argument("command", choices=("train", "evaluate", "figures"))
@@ -1087,7 +1087,7 @@ def main(argv: list[str] | None = None) -> int:
                 evaluate(run, model, open_dataset(s.data), s, changed)
         else:
             s = settings_for(**asdict(load_checkpoint(args.resume)[1]) if args.resume else given)
-            parts = (s.env or Path(s.data).name, given.get("variant"), s.method, f"s{s.seed}")
+            parts = (Path(s.data).name or s.env, given.get("variant"), s.method, f"s{s.seed}")
             run = args.resume or args.out or Path("runs", "-".join(filter(None, parts)))
             run_train(s, run, device, bool(args.resume))
     except (InputError, OSError, BrokenExecutor, KeyboardInterrupt) as error:

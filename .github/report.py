@@ -32,8 +32,9 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
 
     def key(group):
         s = group[0]
-        place, method = order.index("pusht" if s.env == "strokes" else s.env), methods.index(s.method)
-        return place, s.env, s.history, s.steps, s.frames, s.networks, "λ" in label(s), method
+        place = order.index("pusht" if s.env == "strokes" else s.env), s.env
+        changes = s.history, s.steps, s.frames, s.networks, "λ" in label(s)
+        return *place, *changes, methods.index(s.method)
 
     return sorted(groups.items(), key=key)
 
