@@ -19,7 +19,7 @@ import smwm  # noqa: E402
 @torch.no_grad()
 def main() -> None:
     model, s, _ = smwm.load_checkpoint(sys.argv[1])
-    data = smwm.open_dataset(s.data or smwm.collect(s))
+    data = smwm.open_dataset(s.data)
     s = smwm.replace(s, tasks=int(sys.argv[2]) if len(sys.argv) > 2 else 20)
     learned = smwm.evaluate_planning(model, data, s)
     lead, chunk = s.block * max(2, s.history - 1), s.block * s.horizon

@@ -12,7 +12,7 @@ import smwm
 def main() -> None:
     for run in sys.argv[1:]:
         model, s, _ = smwm.load_checkpoint(run)
-        data = smwm.open_dataset(s.data or smwm.collect(s))
+        data = smwm.open_dataset(s.data)
         for split in data.episodes:
             generator = torch.Generator().manual_seed(0)
             rows = data.windows(split, s.block * (s.window - 1))

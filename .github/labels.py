@@ -22,7 +22,7 @@ import smwm  # noqa: E402
 def main() -> None:
     trained, s, _ = smwm.load_checkpoint(sys.argv[1])
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else s.steps
-    data = smwm.open_dataset(s.data or smwm.collect(s))
+    data = smwm.open_dataset(s.data)
     model = smwm.build_model(s, data.actions.shape[1], trained.bf16)
     targets = envs.make(s.env, s.variant, s.size).probe_targets(data.states)
     labels = np.concatenate([*targets.values()], 1)

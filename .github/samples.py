@@ -17,7 +17,7 @@ import smwm  # noqa: E402
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, s, _ = smwm.load_checkpoint(sys.argv[1], device)
-    data, plan = smwm.open_dataset(s.data or smwm.collect(s)), smwm.plan
+    data, plan = smwm.open_dataset(s.data), smwm.plan
 
     def plan_anew(*args, seed, shift, **sizes):
         return plan(*args, seed=seed + 1000 * shift, **sizes)
