@@ -2,7 +2,7 @@
 
     python .github/deeper.py train --env cube --networks deeper --frames 800000 --steps 16000
 
-with --seed 2 is the README's row. NOTES.md (Encoder) has what it changes in Push-T.
+NOTES.md (Encoder) has what it changes in Cube and Push-T.
 """
 
 import sys

@@ -20,10 +20,6 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory from
           reacher-*) echo "reacher-h3-$method-s$seed $row --history 3" ;;
           pusht-*) echo "pusht-long-$method-s$seed $row --steps 16000" ;;
         esac
-        case $env-$method in  # the paper's lam
-          pusht-smwm) echo "pusht-lam30-smwm-s$seed $row --lam 30" ;;
-          cube-smwm) echo "cube-lam1-smwm-s$seed $row --lam 1" ;;
-        esac
       done
     done
   done
@@ -45,9 +41,4 @@ if [[ " $envs " == *" pusht "* ]]; then  # the first edition's data
       echo "pusht-strokes-$method-s$seed --env strokes --method $method --seed $seed"
     done
   done | SMWM=.github/strokes.py xargs -P "$(nproc)" -L 1 .github/row.sh
-fi
-if [[ " $envs " == *" cube "* ]]; then  # another encoder and more data, on all cores
-  unset OMP_NUM_THREADS
-  options="--networks deeper --frames 800000 --steps 16000 --seed 2"
-  SMWM=.github/deeper.py .github/row.sh cube-deeper-0.8M-smwm-s2 --env cube $options
 fi

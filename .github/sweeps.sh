@@ -27,11 +27,15 @@ tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
 long() {  # ENV RATE, all steps of the preset
   echo "long-$1-sigreg-lam0.09-lr$2 --env $1 --method sigreg --lr $2 --seed 0 --tasks 300"
 }
-{  # all steps: the best two of SIGReg's rates, and data for SMWM
+{  # all steps: the best two of SIGReg's rates, and data and the paper's lam for SMWM
   for rate in 2e-3 4e-3; do long pusht $rate; done
   for rate in 1e-3 2e-3; do long tworoom $rate; done
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
   echo "long-pusht-smwm-1.2M --env pusht --frames 1200000 --seed 0 --tasks 300"
+  for seed in 1 2 3; do
+    echo "cube-lam1-smwm-s$seed --env cube --lam 1 --seed $seed"
+    echo "pusht-lam30-smwm-s$seed --env pusht --lam 30 --seed $seed"
+  done
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 
 .github/row.sh pusht-32k-smwm-s1 --env pusht --steps 32000 --seed 1  # too many steps
@@ -40,6 +44,8 @@ for env in pusht cube; do  # hurts in Push-T, helps in Cube
   deeper="--networks deeper --decay 0.5 --steps 16000"
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
 done
+deeper="--networks deeper --frames 800000 --steps 16000"  # trained with two threads
+SMWM=.github/deeper.py OMP_NUM_THREADS=2 .github/row.sh cube-deeper-0.8M-smwm-s2 --env cube $deeper --seed 2
 
 rounding() {  # NAME KIND ENV SEED
   if [ -e "$RESULTS/$1/samples.txt" ]; then return; fi
