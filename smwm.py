@@ -966,16 +966,16 @@ def draw_latents(results: list):
         angle = world and name in world.angles
         place, colour = colours(arrays[f"target {name}"], angle)
         row[0].scatter(*place.T, 2, colour)
-        row[0].set(title=f"{first.env} {name}", aspect="equal")
+        row[0].set(title=f"{first.env}: {name}".strip(": "), aspect="equal")
         if world and not angle:
             row[0].invert_yaxis()  # y points down, as in the frames
         for axes, (_, _, own, _) in zip(row[1:], results, strict=True):
             axes.scatter(*own["components"].T, 2, colours(own[f"target {name}"], angle)[1])
     for column, (s, latent, own, log) in zip(grid.T[1:], results, strict=True):
         share = 100 * np.array(latent["spectrum"]) / sum(latent["spectrum"])
-        text = f"component; effective dimension {latent['effective_dim']:.2f}"
+        text = f"effective dimension {latent['effective_dim']:.2f}"
         column[-2].bar(np.arange(len(share[:10])) + 1, share[:10])
-        column[-2].set(xlabel=text, ylabel="% of variance", xticks=range(1, 11))
+        column[-2].set(xlabel="component", ylabel="% of variance", xticks=range(1, 11), title=text)
         for n, real in enumerate(own["encoded"][:5]):
             imagined = np.append(real[:1], own["imagined"][n], 0)
             column[-1].plot(*real.T, "-o", color=f"C{n}", ms=4)
