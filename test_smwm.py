@@ -631,7 +631,7 @@ def test_killed_at_any_moment_and_resumed(folder):
     log = folder / "cut/log.csv"
     kill_when(start(f"{options} cut"), lambda: log.exists() and len(log.read_text().split()) > 20)
     (folder / "cut").rename("moved")
-    assert start("evaluate moved").wait() == 2  # it is not finished
+    run("evaluate moved", code=2)  # it is not finished
     assert [start(x).wait() for x in ("train --resume moved", f"{options} whole")] == [0, 0]
     a, b = (smwm.load(run).state_dict() for run in ("moved", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
