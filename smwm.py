@@ -623,7 +623,7 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
 
 
 def open_dataset(folder: str | Path, shown: str | Path = "") -> Dataset:
-    """The dataset of a folder, memory-mapped. Raises InputError, which calls it `shown`."""
+    """The dataset of a folder, memory-mapped. InputErrors name it `shown` if that is given."""
     folder, shown, arrays = Path(folder), shown or folder, {}
     for name in ("frames", "actions", "episode_ends", "states"):
         try:
