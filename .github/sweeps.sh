@@ -27,7 +27,7 @@ tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
 long() {  # ENV RATE, all steps of the preset
   echo "long-$1-sigreg-lam0.09-lr$2 --env $1 --method sigreg --lr $2 --seed 0 --tasks 300"
 }
-{  # all steps: the best two of SIGReg's rates, and data and the paper's lam for SMWM
+{  # all steps: the best two of SIGReg's rates, and data, the paper's lam and steps for SMWM
   for rate in 2e-3 4e-3; do long pusht $rate; done
   for rate in 1e-3 2e-3; do long tworoom $rate; done
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
@@ -35,6 +35,7 @@ long() {  # ENV RATE, all steps of the preset
   for seed in 1 2 3; do
     echo "cube-lam1-smwm-s$seed --env cube --lam 1 --seed $seed"
     echo "pusht-lam30-smwm-s$seed --env pusht --lam 30 --seed $seed"
+    echo "pusht-8k-smwm-s$seed --env pusht --steps 8000 --seed $seed"
   done
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 
