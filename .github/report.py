@@ -139,9 +139,8 @@ def tables(runs: list[Path], gpu: list[Path]) -> list[str]:
     groups = grouped(runs)
     small = [group for group in groups if group[0].env in ("dotworld", "sprite")]
     large = [group for group in groups if group[0].env not in ("dotworld", "sprite")]
-    return [results(large, dict(grouped(gpu))), probes(large)] * bool(large) + [toys(small)] * bool(
-        small
-    )
+    texts = [results(large, dict(grouped(gpu))), probes(large)] if large else []
+    return texts + ([toys(small)] if small else [])
 
 
 def main() -> None:
