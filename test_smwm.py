@@ -423,16 +423,16 @@ def test_dotworld_moves_exactly():
 
 def test_what_is_not_controlled_moves_without_the_action():
     """Random dots do, static ones do not. A sprite does by 8 px and 8 / 7.5 rad (pi for xyt)."""
-    states = np.array(played(envs.DotWorld(random=1, static=1), 0))
+    states = np.array(played(world := envs.DotWorld(random=1, static=1), 0))
     assert np.ptp(states[:, 2:4], axis=0).min() > 10 and not np.ptp(states[:, 4:], axis=0).any()
+    assert world.is_success(states[0], np.append(states[0, :2], states[-1, 2:]))
     for axes in ("", "x", "xy", "xyt"):
         moves = np.abs(np.diff(played(world := envs.Sprite(axes), 0, 200), axis=0))
         moves[:, 2] = np.minimum(moves[:, 2], 2 * math.pi - moves[:, 2])
         share = moves.max(0) / [8, 8, math.pi if axes == "xyt" else 8 / 7.5]
         assert (share <= 1 + 1e-9).all() and (share > 0.9).all()
-        before, after = world.state(), world.advance(np.zeros(max(1, len(axes))))["state"]
-        assert (before == after).tolist() == [c in axes for c in "xyt"]
-        assert world.is_success(before, after)
+        old, new = world.state(), world.advance(np.zeros(max(1, len(axes))))["state"]
+        assert (old == new).tolist() == [c in axes for c in "xyt"] and world.is_success(old, new)
 
 
 @pytest.mark.filterwarnings("error")
