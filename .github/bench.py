@@ -1,7 +1,7 @@
 """Print speeds on this machine: python .github/bench.py [--env pusht] [--networks vit ...]
 
-Environments, a training step, and its share of what a large matrix product reaches; one plan and
-100 together with the published settings. Takes the settings of `smwm.py train`.
+Environments, a training step, and its share of what a large matrix product reaches; one plan, and
+100 together (10 on a CPU), with the published settings. Takes the settings of `smwm.py train`.
 """
 
 import sys

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # The sweeps that are not stored yet, into .github/sweeps: lam and rate of either method by short runs,
-# success and R² against lam (both on seed 0, on which settings are chosen), Push-T with more data, and
-# success against the distance of the goals. The last needs the runs of rows.sh with seed 1 in runs/.
+# success and R² against lam (both on seed 0, on which settings are chosen), the paper's lam, Push-T
+# with more data and steps, other encoders (deeper.py), other rounding (rounding.py), and success
+# against the distance of the goals. The last needs the runs of rows.sh with seed 1 in runs/.
+# gpu-pusht-8k-* are rows of 8,000 steps that row.sh made on a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
@@ -48,18 +50,19 @@ done
 deeper="--networks deeper --frames 800000 --steps 16000"  # trained with two threads
 SMWM=.github/deeper.py OMP_NUM_THREADS=2 .github/row.sh cube-deeper-0.8M-smwm-s2 --env cube $deeper --seed 2
 
-rounding() {  # NAME KIND ENV SEED
+rounding() {  # NAME KIND ENV SEED [SETS OF SAMPLES]
   if [ -e "$RESULTS/$1/samples.txt" ]; then return; fi
   export KIND=$2
   SMWM=.github/rounding.py .github/row.sh "$1" --env "$3" --seed "$4"
-  PYTHONPATH=.github python -c "import rounding, samples; samples.main()" "runs/$1" 4 \
-    2> /dev/null > "$RESULTS/$1/samples.txt"
+  PYTHONPATH=.github python -c "import rounding, samples; samples.main()" "runs/$1" "${5:-4}" \
+    2> /dev/null > "runs/$1/samples.txt"
+  cp "runs/$1/samples.txt" "$RESULTS/$1"
 }
 for seed in 1 2 3; do rounding nudged-cube-s$seed nudge cube $seed; done
 rounding nudged-pusht-s1 nudge pusht 1
 if [ -e /dev/nvidia0 ]; then  # on a GPU alone
   for kind in float32 sums exact; do
-    for seed in 1 2 3; do rounding gpu-$kind-cube-s$seed $kind cube $seed; done
+    for seed in 1 2 3; do rounding gpu-$kind-cube-s$seed $kind cube $seed 3; done
   done
 fi
 
