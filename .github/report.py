@@ -84,11 +84,13 @@ def results(groups, gpu: dict) -> str:
 
 
 def probes(groups) -> str:
-    """Of SMWM and SIGReg with history 1 and the same steps, for what is published."""
+    """Of SMWM and SIGReg with history 1, the same steps and seeds, for what is published."""
     known = [(s, seeds) for s, seeds in groups if s.history == 1 and s.env in PUBLISHED["probe"]]
     found = {(label(s), s.method): seeds for s, seeds in known}
     rows = []
-    for env in [env for env, method in found if method == "smwm" and (env, "sigreg") in found]:
+    for env in dict.fromkeys(env for env, _ in found):
+        if len({len(found.get((env, method), [])) for method in ("smwm", "sigreg")}) > 1:
+            continue
         for name, published in PUBLISHED["probe"][env.split(",")[0]].items():
             row = [env, name.replace("orientation", "angle")]
             for method in ("smwm", "sigreg"):
