@@ -31,7 +31,11 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory: SIG
       done
     done
   fi
-  if [[ " $envs " == *" cube "* ]]; then echo "cube-long-smwm-s1 --env cube --steps 16000 --seed 1"; fi
+  if [[ " $envs " == *" cube "* ]]; then
+    for row in "smwm 1" "smwm 2" "sigreg 1"; do
+      echo "cube-long-${row/ /-s} --env cube --steps 16000 --method ${row% *} --seed ${row#* }"
+    done
+  fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 if [[ " $envs " == *" pusht "* ]]; then  # the first edition's data
   collect="import strokes, smwm; smwm.collect(smwm.settings_for(env='strokes'))"
