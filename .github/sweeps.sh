@@ -60,6 +60,7 @@ rounding() {  # NAME KIND ENV SEED [SETS OF SAMPLES]
 }
 for seed in 1 2 3; do rounding nudged-cube-s$seed nudge cube $seed; done
 rounding nudged-pusht-s1 nudge pusht 1
+for seed in 1 2; do rounding exact-cube-s$seed exact cube $seed; done
 if [ -e /dev/nvidia0 ]; then  # on a GPU alone
   for kind in float32 sums exact; do
     for seed in 1 2 3; do rounding gpu-$kind-cube-s$seed $kind cube $seed 3; done
