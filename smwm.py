@@ -266,7 +266,7 @@ class Dataset:
 
 # ==== Training ==================================================================================
 class Optimizer:
-    """AdamW; with `muon`, Muon for the matrices (all weights of two dimensions).
+    """AdamW. With `muon`, Muon trains the matrices (all weights of two dimensions).
 
     Muon (Jordan et al. 2024) evens out the singular values of an update, so features with a weak
     gradient are learned too. Its updates have AdamW's size (Liu et al. 2025, arXiv 2502.16982)."""
