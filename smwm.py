@@ -23,6 +23,7 @@ elites of the planner, H blocks to plan (a frame is H x W). The method ends at "
 
 import argparse
 import contextlib
+import ctypes
 import hashlib
 import inspect
 import json
@@ -179,7 +180,7 @@ class WorldModel(nn.Module):
         if x.shape[-2:] != (self.size, self.size):  # each pixel is the mean of its area
             x = F.interpolate(x.float(), (self.size, self.size), mode="area").round()
         # Pixels are rounded to bf16 in either precision, so that a trained model works in both.
-        x = (255 - x).bfloat16().div_(255).to(torch.bfloat16 if self.bf16 else torch.float32)
+        x = (255 - x).bfloat16().mul_(1 / 255).to(torch.bfloat16 if self.bf16 else torch.float32)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             z = self.encoder(x)
         return z.float().unflatten(0, obs.shape[:-3])
@@ -363,7 +364,6 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
     gives the same result up to rounding. Raises ValueError if costs are not finite."""
     if not 2 <= elites <= samples:
         raise ValueError(f"cem: expected 2 to {samples} elites of {samples} samples, got {elites}")
-    finite = True
     for _ in range(iterations):
         # 1. sample around the mean; the mean itself is the first sample
         noise = torch.randn(samples, *mean.shape[1:], generator=generator, device=mean.device)
@@ -371,12 +371,11 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
         acts = mean[:, None] + std[:, None] * noise  # (B, N, H, A)
         # 2. keep the K cheapest
         costs = cost_fn(acts)
-        finite = finite & costs.isfinite().all()
         best = costs.topk(elites, largest=False).indices  # (B, K)
         elite = torch.take_along_dim(acts, best[:, :, None, None], dim=1)
         # 3. refit
         mean, std = elite.mean(1), elite.std(1)
-    if not finite:  # read once, so that a GPU is not waited for in every iteration
+    if not costs.isfinite().all():  # read once, so that a GPU is not waited for each time
         raise ValueError("cem: expected finite costs, got inf or nan; check the model's weights")
     return mean
 
@@ -732,8 +731,6 @@ def load_checkpoint(run: str | Path, device="cpu") -> tuple[WorldModel, Settings
         s = Settings(**content["settings"])
         model = build_model(s, content["action_dim"], content["bf16"]).to(device)
         model.load_state_dict(content["model"])
-        if not all(x.isfinite().all() for x in model.state_dict().values()):
-            raise ValueError("weights that are not finite")
         return model.eval(), s, content["training"]
     except Exception as error:  # not a checkpoint, or one with the networks of another script
         raise InputError(f"{path}: expected a checkpoint of this script: {error!r:.200}") from error
@@ -1042,8 +1039,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     defaults = Settings()
     with contextlib.suppress(InputError, OSError):  # reported when the whole line is read
         defaults = settings_for(**vars(peek.parse_known_args(argv)[0]))
-    form = partial(argparse.HelpFormatter, max_help_position=24, width=100)
-    parser = argparse.ArgumentParser(usage=usage, formatter_class=form)
+    parser = argparse.ArgumentParser(usage=usage)
     parser.add_argument("command", choices=("train", "evaluate", "figures"))
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs", metavar="RUN")
     parser.add_argument("--out", type=Path, metavar="", help="folder of a new run or of figures")
@@ -1062,6 +1058,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    with contextlib.suppress(AttributeError, TypeError):  # glibc: keep memory for the next step
+        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(option, value)
     args = parse(sys.argv[1:] if argv is None else argv)
     given = {x.name: getattr(args, x.name) for x in fields(Settings) if x.name in args}
     command, runs, device = args.command, args.runs, torch.device(args.device)

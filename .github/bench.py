@@ -4,6 +4,7 @@ Environments, a training step, and its share of what a large matrix product reac
 100 together (10 on a CPU), with the published settings. Takes the settings of `smwm.py train`.
 """
 
+import ctypes
 import sys
 import time
 
@@ -30,6 +31,8 @@ def main() -> None:
     args = smwm.parse(["train", *sys.argv[1:]])
     names = [x.name for x in smwm.fields(smwm.Settings)]
     s = smwm.settings_for(**{name: getattr(args, name) for name in names if name in args})
+    for option, value in ((-4, 0), (-1, 2**31 - 1)):  # as smwm.main does
+        ctypes.CDLL(None).mallopt(option, value)
     device = torch.device(args.device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     print(smwm.machine(device))

@@ -8,7 +8,6 @@ for env in $envs; do  # with all cores
   python -c "import smwm; smwm.collect(smwm.settings_for(env='$env'))"
 done
 export OMP_NUM_THREADS=1
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # keep memory: SIGReg's term takes 0.4 of the time
 {
   for seed in ${SEEDS:-1 2 3}; do
     for env in $envs; do

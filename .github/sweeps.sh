@@ -7,7 +7,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000  # see rows.sh
 short="--seed 0 --tasks 200 --probe-epochs 50"
 tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
   echo "tune-$1-$2-lam$3-lr$4 --env $1 --method $2 --lam $3 --lr $4 --steps $5 $short"
