@@ -25,14 +25,10 @@ export OMP_NUM_THREADS=1
   if [[ " $envs " == *" pusht "* ]]; then  # more data
     for seed in ${SEEDS:-1 2 3}; do
       for method in smwm sigreg; do
-        row="--env pusht --method $method --frames 1200000 --steps 16000 --seed $seed"
-        echo "pusht-1.2M-$method-s$seed $row"
+        row="--env pusht --method $method --frames 1200000 --seed $seed"
+        echo "pusht-8k-1.2M-$method-s$seed $row --steps 8000"
+        echo "pusht-1.2M-$method-s$seed $row --steps 16000"
       done
-    done
-  fi
-  if [[ " $envs " == *" cube "* ]]; then
-    for row in "smwm 1" "smwm 2" "sigreg 1"; do
-      echo "cube-long-${row/ /-s} --env cube --steps 16000 --method ${row% *} --seed ${row#* }"
     done
   fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh

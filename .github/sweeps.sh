@@ -28,7 +28,7 @@ tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
 long() {  # ENV RATE, all steps of the preset
   echo "long-$1-sigreg-lam0.09-lr$2 --env $1 --method sigreg --lr $2 --seed 0 --tasks 300"
 }
-{  # all steps: the best two of SIGReg's rates, and data, the paper's lam and steps for SMWM
+{  # all steps: the best two of SIGReg's rates, and data, the paper's lam and more steps
   for rate in 2e-3 4e-3; do long pusht $rate; done
   for rate in 1e-3 2e-3; do long tworoom $rate; done
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
@@ -37,6 +37,9 @@ long() {  # ENV RATE, all steps of the preset
     echo "cube-lam1-smwm-s$seed --env cube --lam 1 --seed $seed"
     echo "pusht-lam30-smwm-s$seed --env pusht --lam 30 --seed $seed"
     echo "pusht-8k-smwm-s$seed --env pusht --steps 8000 --seed $seed"
+  done
+  for row in "smwm 1" "smwm 2" "sigreg 1"; do
+    echo "cube-long-${row/ /-s} --env cube --steps 16000 --method ${row% *} --seed ${row#* }"
   done
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 
