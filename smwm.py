@@ -362,8 +362,8 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
     mean, std: (B, H, A), the first search distribution. cost_fn: (B, N, H, A) -> (B, N). Returns
     the final mean. The random samples are shared across a batch, so planning together or one by one
     gives the same result up to rounding. Raises ValueError if costs are not finite."""
-    if not 2 <= elites <= samples:
-        raise ValueError(f"cem: expected 2 to {samples} elites of {samples} samples, got {elites}")
+    if not 2 <= elites <= samples or iterations < 1:
+        raise ValueError(f"expected 2 to {samples} elites, 1+ iterations, got {elites, iterations}")
     for _ in range(iterations):
         # 1. sample around the mean; the mean itself is the first sample
         noise = torch.randn(samples, *mean.shape[1:], generator=generator, device=mean.device)
@@ -388,6 +388,7 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
     with the env actions between them as `past` (B, (n-1) * k, m). goal_obs: (B, H, W, 3). Torch or
     numpy; ValueError if shapes do not fit. `sizes`: samples, elites, iterations. The cost is the
     squared distance of the imagined end to the goal's latent. The data's ranges bound actions."""
+    assert not model.training, "plan: call model.eval() first"
     z, z_goal = model.encode(obs), model.encode(goal_obs)
     z = z[:, None] if z.ndim == 2 else z  # (B, n, D)
     m, blocks = len(model.act_mean) // model.block, z.shape[1] - 1
@@ -396,8 +397,8 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
         got = f"latents {[*z_goal.shape]}, horizon {horizon}"
         raise ValueError(f"plan: expected {len(z)} goals (B, H, W, 3), a horizon of 1+, got {got}")
     if blocks >= model.history or past.shape != (len(z), blocks * model.block, m):
-        got = f"{blocks + 1} frames and a past of {tuple(past.shape)}"
-        raise ValueError(f"plan: expected 1 to {model.history} frames and their past, got {got}")
+        need = f"1 to {model.history} frames and a past of {(len(z), blocks * model.block, m)}"
+        raise ValueError(f"plan: expected {need}, got {blocks + 1} and {tuple(past.shape)}")
     past = model.standardise(past.reshape(len(z), blocks, m * model.block))
     pad = (0, 0, model.history - z.shape[1], 0)  # zeros where there is no past, as in training
     z, past = F.pad(z, pad)[:, None], F.pad(past, pad)[:, None]
@@ -531,7 +532,7 @@ def settings_for(**given) -> Settings:
     s = Settings(**preset | given | {"variant": variant})
     if env not in (*envs.ENVS, "") or variant not in variants or method not in METHODS:
         got = f"{env} {variant}, {method}; its variants are {', '.join(variants)}"
-        raise InputError(f"expected a known environment, variant and method, got {got}")
+        raise InputError(f"expected an environment, variant, method of this script, got {got}")
     least = {"lam": 0, "seed": 0, "lr": 0, "decay": 0, "window": 2, "elites": 2}
     for name, value in asdict(s).items():
         low = least.get(name, 1)
@@ -643,7 +644,7 @@ def open_dataset(folder: str | Path, shown: str | Path = "") -> Dataset:
     expect("frames", good, "uint8 (n, S, S, 3), S a multiple of 16")
     good = ends.ndim == 1 and ends.dtype.kind in "iu" and len(ends) > 1 and ends[-1] == count
     good = good and np.diff(ends, prepend=0).min() > 0
-    expect("episode_ends", good, f"the ends of two episodes or more, rising to {count}")
+    expect("episode_ends", good, f"exclusive ends of two or more episodes, the last {count}")
     for name in ("actions", "states"):
         good = arrays[name].ndim == 2 and arrays[name].dtype.kind in "fiu"
         expect(name, good and len(arrays[name]) == count, f"numbers ({count}, m or d)")
@@ -656,9 +657,8 @@ def open_dataset(folder: str | Path, shown: str | Path = "") -> Dataset:
 
 
 def collect(s: Settings, root: str | Path = "data") -> Path:
-    """Collect episodes of the behaviour policy in parallel, or return the folder that has them.
-
-    The folder's name hashes settings, environment and versions. Episode i is seeded by i."""
+    """Collect episodes in parallel, or return the folder that has them. Its name hashes settings,
+    versions and the source of the environment's class. Episode i is seeded by i."""
     world, count = envs.make(s.env, s.variant, s.size), max(2, round(s.frames / s.episode))
     rows, m, d = count * s.episode, len(world.action_space.low), len(world.state())
     sources = [c for c in type(world).__mro__ if issubclass(c, envs.PixelEnv)] + [envs.Canvas]
@@ -723,7 +723,7 @@ def save_checkpoint(run: Path, model: WorldModel, s: Settings, training: dict | 
         torch.save(content, temporary)
 
 
-def load_checkpoint(run: str | Path, device="cpu") -> tuple[WorldModel, Settings, dict | None]:
+def load_checkpoint(run: str | Path, device="cpu", finished=False):
     """The model of a run folder or of a checkpoint file, its settings and its state of training."""
     path = Path(run) / "checkpoint.pt" if Path(run).is_dir() else Path(run)
     try:
@@ -731,6 +731,8 @@ def load_checkpoint(run: str | Path, device="cpu") -> tuple[WorldModel, Settings
         s = Settings(**content["settings"])
         model = build_model(s, content["action_dim"], content["bf16"]).to(device)
         model.load_state_dict(content["model"])
+        if finished and (not content["training"] or content["training"]["step"] < s.steps):
+            raise ValueError("the run is not finished; go on with train --resume")
         return model.eval(), s, content["training"]
     except Exception as error:  # not a checkpoint, or one with the networks of another script
         raise InputError(f"{path}: expected a checkpoint of this script: {error!r:.200}") from error
@@ -738,12 +740,7 @@ def load_checkpoint(run: str | Path, device="cpu") -> tuple[WorldModel, Settings
 
 def load(run: str | Path, device="cpu") -> WorldModel:
     """The trained model of a run folder, or of a checkpoint file, ready for `plan`."""
-    return load_checkpoint(run, device)[0]
-
-
-def machine(device: torch.device) -> str:
-    cpu = f"CPU, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    return load_checkpoint(run, device, finished=True)[0]
 
 
 class Recorder:
@@ -781,7 +778,7 @@ class Recorder:
 def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> None:
     """Collect the data, train, save and evaluate."""
     if run.exists() and not resume:
-        raise InputError(f"{run}: expected a new run folder, it exists; use --out or --resume")
+        raise InputError(f"{run}: it exists; delete it, use another --out, or --resume it")
     if not s.data:  # bad settings are refused before a long collection
         check_windows(Dataset([], [], [s.episode, 2 * s.episode]), s)
         s = replace(s, data=str(collect(s)))  # the run stays on this data
@@ -799,14 +796,16 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
             write_json(new / "settings.json", asdict(s))
             save_checkpoint(new, model, s, None)
     kind, count = "bf16" if model.bf16 else "float32", sum(w.numel() for w in model.parameters())
-    print(f"{run}: {machine(device)}, {kind}, {count:,} parameters")
+    machine = f"CPU, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else machine
+    print(f"{run}: {machine}, {kind}, {count:,} parameters")
     print(f"{s.data}: {len(data.frames):,} frames, {data.frames.numel() / 1e6:,.0f} MB")
     if short := int((data.ends - data.starts <= s.block * (s.window - 1)).sum()):
         print(f"{short} of {len(data.ends)} episodes are shorter than a window and left out")
     recorder = Recorder(run, model, s, state)
     with recorder.bar:  # it closes before anything else is printed
         train(model, data, s, recorder, state)  # no step, if the run is finished
-    write_json(run / "metrics.json", {"train": recorder.rows[-1], "machine": machine(device)})
+    write_json(run / "metrics.json", {"train": recorder.rows[-1], "machine": machine})
     print(f"trained {s.steps} steps in {recorder.rows[-1]['seconds']:.1f} s")
     evaluate(run, model, data, s)
 
@@ -839,7 +838,8 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
         print(f"  {target + note:<30}{score:8.4f}{probe['mlp'][target]:8.4f}")
     dim, spread = latent["effective_dim"], latent["spread"]
     note = " (collapsed: an entry's deviation is below 0.05)" if spread < 0.05 else ""
-    print(f"latent: effective dimension {dim:.2f}, spread {spread:.3g}{note}")
+    inverse = f", held-out L_inv {latent['inverse']:.3g}" if "inverse" in latent else ""
+    print(f"latent: effective dimension {dim:.2f}, spread {spread:.3g}{note}{inverse}")
     error = latent["rollout_error"][:5]
     print(f"squared error of rollouts of {len(error)} blocks / latent variance {error[-1]:.4f}")
     if world:
@@ -899,10 +899,13 @@ def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings
     encoded = encode_all(model, obs, np.arange(len(obs))).unflatten(0, (-1, p + steps))
     act = model.standardise(act.to(model.act_mean.device))
     with torch.inference_mode():
-        imagined = model.rollout(encoded[:, :p].to(act), act[:, : p - 1], act[:, p - 1 :])
+        real = encoded.to(act)
+        imagined = model.rollout(real[:, :p], act[:, : p - 1], act[:, p - 1 :])
+        inverse = F.mse_loss(model.inverse_model(real[:, :-1], real[:, 1:]), act)
     imagined, encoded = imagined.double().cpu(), encoded[:, p - 1 :]
     error = (imagined - encoded[:, 1:]).square().mean((0, 2)) / z_test.var(0).mean()
     latent = {"effective_dim": effective_dim(variances), "spectrum": variances.tolist()}
+    latent |= {"inverse": float(inverse)} if s.method == "smwm" else {}
     latent |= {"spread": float(z_test.var(0).mean().sqrt()), "rollout_error": error.tolist()}
     points = {"components": z_test, "encoded": encoded[:50], "imagined": imagined[:50]}
     arrays = {name: (value - z_test.mean(0)) @ axes for name, value in points.items()}
@@ -1079,9 +1082,7 @@ def main(argv: list[str] | None = None) -> int:
         elif command == "evaluate":
             changed = "".join(f"-{name}{value}" for name, value in given.items())
             for run in runs:
-                model, s, state = load_checkpoint(run, device)
-                if not run.is_dir() or not state or state["step"] < s.steps:
-                    raise InputError(f"{run}: expected the folder of a finished run; see --resume")
+                model, s, _ = load_checkpoint(run, device, finished=True)
                 s = settings_for(**asdict(s) | given)
                 evaluate(run, model, open_dataset(s.data), s, changed)
         else:
@@ -1090,7 +1091,7 @@ def main(argv: list[str] | None = None) -> int:
             run = args.resume or args.out or Path("runs", "-".join(filter(None, parts)))
             run_train(s, run, device, bool(args.resume))
     except (InputError, OSError, BrokenExecutor, KeyboardInterrupt) as error:
-        print(f"error: {str(error) or 'interrupted'}", file=sys.stderr)
+        print(f"error: {str(error) or 'interrupted; see --resume'}", file=sys.stderr)
         return 2
     return 0
 

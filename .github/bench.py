@@ -35,7 +35,8 @@ def main() -> None:
         ctypes.CDLL(None).mallopt(option, value)
     device = torch.device(args.device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    print(smwm.machine(device))
+    gpu = device.type == "cuda"
+    print(torch.cuda.get_device_name(device) if gpu else f"{torch.get_num_threads()} threads")
     for name, cls in envs.ENVS.items():
         world = cls(size=s.size)
         world.reset(seed=0)
