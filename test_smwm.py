@@ -650,7 +650,7 @@ def test_bad_settings_end_in_one_line(folder, capsys):
         "--elites 400": "expected elites <= samples",
         "--goal-offset 60": "expected train episodes of more than 62 frames",
         "--data nowhere": "nowhere/frames.npy: expected an array",
-        "--out one": "one: expected a new run folder",
+        "--out one": "one: it exists",
         "--lr 1e30 --steps 40": "the loss became",
         "--resume one": "not accepted here",
     }.items():
