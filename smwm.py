@@ -375,7 +375,7 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
         elite = torch.take_along_dim(acts, best[:, :, None, None], dim=1)
         # 3. refit
         mean, std = elite.mean(1), elite.std(1)
-    if not costs.isfinite().all():  # read once, so that a GPU is not waited for each time
+    if not costs.isfinite().all():  # asked once, since the answer waits for a GPU
         raise ValueError("cem: expected finite costs, got inf or nan; check the model's weights")
     return mean
 
@@ -724,7 +724,7 @@ def save_checkpoint(run: Path, model: WorldModel, s: Settings, training: dict | 
 
 
 def load_checkpoint(run: str | Path, device="cpu", finished=False):
-    """The model of a run folder or of a checkpoint file, its settings and its state of training."""
+    """Model, settings and training state of a run folder or a file. `finished` demands the end."""
     path = Path(run) / "checkpoint.pt" if Path(run).is_dir() else Path(run)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
@@ -1061,7 +1061,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    with contextlib.suppress(AttributeError, TypeError):  # glibc: keep memory for the next step
+    with contextlib.suppress(AttributeError, TypeError):  # glibc: keep freed memory
         for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
             ctypes.CDLL(None).mallopt(option, value)
     args = parse(sys.argv[1:] if argv is None else argv)
