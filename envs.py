@@ -37,13 +37,13 @@ class PixelEnv(gym.Env):
         probe_targets(states (n, d))        name -> (n, j): what a latent should hold
         behavior(rng) -> policy             data collection for one episode, policy(env) -> action
 
-    and, where the published state is not all in `self._state`, state() and _set_state(state).
+    and, where the state is not all in `self._state`, which __init__ sets, state(), _set_state().
     Raises ValueError on an action, a state or a goal of wrong shape or with NaN, and on an unknown
     option. A copied or unpickled one continues identically."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments
-    angles: tuple[str, ...] = ()
+    controlled = angles = ()  # names of probe targets
     goal = None
 
     def __init__(self, action_dim: int, *, size: int = 64, render_mode: str | None = None):
@@ -84,7 +84,7 @@ class PixelEnv(gym.Env):
         return frame, float(success), success, False, info
 
     def advance(self, action: np.ndarray) -> dict:
-        """`step` without the picture; returns its info."""
+        """`step` without the picture; returns its info. A float32 action stays float32."""
         checked = self._checked(action, "action", self.action_space.shape)
         checked = action if getattr(action, "dtype", None) == np.float32 else checked
         self._step(np.clip(checked, -1.0, 1.0))
@@ -635,14 +635,14 @@ class PushT(PixelEnv):
         """Push the block towards a pose, walking round it between pushes; then towards another.
 
         The first pose is near (256, 256, pi/4), where the published demonstrations end. A push
-        starts squarely at the best of 24 points of the outline, with up to a planner's noise."""
+        starts squarely at the best of 24 points of the outline, with its own noise, up to 0.2."""
         right = [(60, 0), (60, 30), (15, 30), (15, 120)]
         corners = np.array([(-60, 0), *right, (-15, 120), (-15, 30), (-60, 30)], np.float64)
         edges = np.roll(corners, -1, 0) - corners
         lengths = np.abs(edges).sum(1)
         pose, walk = np.array([256, 256, math.pi / 4]) + rng.normal(0, [25, 25, 0.2]), True
         point = inward = None  # where and which way to push, in the block's frame
-        left, speed, noise = 0, 0.0, 0.0  # steps, length and noise of an action
+        left, speed, noise = 0, 0.0, 0.0  # steps left; length and noise of an action
 
         def choose(env: "PushT", centre: np.ndarray, turned: np.ndarray) -> None:
             nonlocal pose, point, inward, left, speed, noise, walk
@@ -745,14 +745,14 @@ class Cube(PixelEnv):
         <position joint="left" class="finger"/><position joint="right" class="finger"/>
       </actuator>
     </mujoco>"""
-    SUBSTEPS, CUBE, GOAL_DISTANCE = 25, 0.02, 0.04  # m
+    SUBSTEPS, CUBE, GOAL_DISTANCE = 25, 0.02, 0.04  # steps, m, m
     SCALE = np.array([0.05, 0.05, 0.05, 0.3, 1.0])  # m, m, m, rad, opening
     LOW, HIGH = np.array([0.25, -0.35, 0.02]), np.array([0.6, 0.35, 0.35])  # m
     CUBE_LOW, CUBE_HIGH = np.array([0.3, -0.3]), np.array([0.55, 0.3])  # m
     COLORS = {"table": (205, 198, 188), "cube": (214, 39, 40), "palm": (70, 70, 75)}
     COLORS |= {"left": (31, 119, 180), "right": (44, 160, 44)}
     CAMERA, PITCH, VIEW = np.array([2.18, 0.0, 1.58]), math.radians(40), math.radians(20)
-    HALF, LAMP = math.tan(VIEW / 2), np.array([0.42, 0.0, 1.5])  # its right is +y
+    HALF, LAMP = math.tan(VIEW / 2), np.array([0.42, 0.0, 1.5])  # the camera's right is +y
     FORWARD = np.array([-math.cos(PITCH), 0.0, -math.sin(PITCH)])
     UP = np.array([-math.sin(PITCH), 0.0, math.cos(PITCH)])
     AROUND = np.array([(i, j) for j in (-1, 0, 1) for i in (-1, 0, 1) if i or j]) / 3  # pixels
@@ -852,7 +852,7 @@ class Cube(PixelEnv):
         mujoco.mj_multiRay(self._model, scene, self.CAMERA, rays.ravel(), None, 1, -1, *found)
         light = np.array([0.36, 0.48, 0.8])
         shade = 0.55 + 0.45 * np.abs(normals.reshape(-1, 3) @ light)
-        # A lamp overhead throws the shadows: they tell a thing's height from its distance.
+        # The shadows of a lamp overhead tell a higher thing from a farther one.
         rays = self.CAMERA + distance[:, None] * rays - self.LAMP
         found = np.empty(n, np.int32), distance, None, n, 10.0
         mujoco.mj_multiRay(self._model, scene, self.LAMP, rays.ravel(), None, 1, -1, *found)

@@ -56,11 +56,11 @@ def setting(default, group: str, text: str):
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings. PRESETS override defaults by environment and method; options override both."""
+    """All settings. PRESETS by environment, variant and method, then options, override defaults."""
 
     env: str = setting("dotworld", "data", "environment; omit it for --data of your own")
     variant: str = setting("", "data", "variant of the environment; empty: its first")
-    data: str = setting("", "data", "dataset folder; empty: collect one in data/")
+    data: str = setting("", "data", "dataset folder, used as it is; empty: collect one in data/")
     frames: int = setting(20_000, "data", "frames to collect")
     episode: int = setting(100, "data", "frames in a collected episode")
     size: int = setting(64, "data", "side of a collected frame (S), a multiple of 16")
@@ -70,7 +70,7 @@ class Settings:
     window: int = setting(4, "training", "frames in a training window (T), one block apart")
     history: int = setting(1, "training", "latents that the forward model sees (P)")
     networks: str = setting("conv", "training", "encoder and forward model")
-    width: int = setting(256, "training", "width of the networks, twice D; above 128 with Muon")
+    width: int = setting(256, "training", "width of the networks, twice D; Muon is used above 128")
     steps: int = setting(5000, "training", "optimiser steps")
     batch: int = setting(128, "training", "windows in a batch (B)")
     lr: float = setting(2e-3, "training", "peak learning rate")
@@ -146,8 +146,8 @@ class InverseModel(nn.Sequential):
 class WorldModel(nn.Module):
     """The three networks, and the statistics of the actions that they were trained on.
 
-    action_dim is m, block k, size S; D = width / 2. The networks see standardised action blocks.
-    Set `bf16` to compute in bfloat16. Batch norm demands `eval()` before planning."""
+    action_dim is m, block k, size S; D = width / 2. The networks see standardised action blocks, so
+    call `fit_actions` before training and `eval()` before `plan`. `bf16`: compute in bfloat16."""
 
     def __init__(self, *, action_dim, block=1, size=64, width=256, history=1, networks="conv"):
         super().__init__()
@@ -186,7 +186,7 @@ class WorldModel(nn.Module):
         return z.float().unflatten(0, obs.shape[:-3])
 
     def rollout(self, z: Tensor, past: Tensor, acts: Tensor) -> Tensor:
-        """Imagine: z (..., P, D), past blocks (..., P-1, A), acts (..., H, A) -> (..., H, D)."""
+        """z (..., P, D), standardised past (..., P-1, A) and acts (..., H, A) to (..., H, D)."""
         latents = []
         for act in acts.unbind(-2):
             past = torch.cat([past, act[..., None, :]], dim=-2)[..., -self.history :, :]
@@ -361,7 +361,7 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
 
     mean, std: (B, H, A), the first search distribution. cost_fn: (B, N, H, A) -> (B, N). Returns
     the final mean. The random samples are shared across a batch, so planning together or one by one
-    gives the same result up to rounding. Raises ValueError if costs are not finite."""
+    gives the same result up to rounding. ValueError if an elite's last cost is not finite."""
     if not 2 <= elites <= samples or iterations < 1:
         raise ValueError(f"expected 2 to {samples} elites, 1+ iterations, got {elites, iterations}")
     for _ in range(iterations):
@@ -371,12 +371,12 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
         acts = mean[:, None] + std[:, None] * noise  # (B, N, H, A)
         # 2. keep the K cheapest
         costs = cost_fn(acts)
-        best = costs.topk(elites, largest=False).indices  # (B, K)
-        elite = torch.take_along_dim(acts, best[:, :, None, None], dim=1)
+        best = costs.topk(elites, largest=False)  # (B, K)
+        elite = torch.take_along_dim(acts, best.indices[:, :, None, None], dim=1)
         # 3. refit
         mean, std = elite.mean(1), elite.std(1)
-    if not costs.isfinite().all():  # asked once, since the answer waits for a GPU
-        raise ValueError("cem: expected finite costs, got inf or nan; check the model's weights")
+    if not best.values.isfinite().all():  # asked once, since the answer waits for a GPU
+        raise ValueError("cem: expected finite costs of the elites, got inf or nan")
     return mean
 
 
@@ -735,7 +735,7 @@ def load_checkpoint(run: str | Path, device="cpu", finished=False):
             raise ValueError("the run is not finished; go on with train --resume")
         return model.eval(), s, content["training"]
     except Exception as error:  # not a checkpoint, or one with the networks of another script
-        raise InputError(f"{path}: expected a checkpoint of this script: {error!r:.200}") from error
+        raise InputError(f"{path}: expected a checkpoint to load, got {error!r:.200}") from error
 
 
 def load(run: str | Path, device="cpu") -> WorldModel:
@@ -744,7 +744,7 @@ def load(run: str | Path, device="cpu") -> WorldModel:
 
 
 class Recorder:
-    """Called after each training step: shows and logs the terms, saves a checkpoint a minute."""
+    """Called after each training step: shows and logs the terms, saves at most once a minute."""
 
     SAVE_EVERY = 60.0  # seconds
 
@@ -787,7 +787,7 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     check_windows(data, s)
     fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     model = build_model(s, data.actions.shape[1], fast).to(device)
-    model, _, state = load_checkpoint(run, device) if resume else (model, s, None)
+    model, _, state = load_checkpoint(run / "checkpoint.pt", device) if resume else (model, s, None)
     if device.type == "cuda" and data.frames.numel() < torch.cuda.mem_get_info(device)[0] / 2:
         data.frames = data.frames.to(device)
     if not resume:
@@ -816,7 +816,7 @@ def check_windows(data: Dataset, s: Settings) -> None:
     for split in data.episodes:
         longest = (data.ends - data.starts)[data.episodes[split]].max()
         if longest <= span:
-            got = f"{longest} at most; use a smaller --block, --window or --goal-offset"
+            got = f"{longest} at most; reduce --goal-offset, --window, --block or --history"
             raise InputError(f"expected {split} episodes of more than {span} frames, got {got}")
 
 
@@ -837,7 +837,7 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
         note = " (not controlled)" if world and target not in world.controlled else ""
         print(f"  {target + note:<30}{score:8.4f}{probe['mlp'][target]:8.4f}")
     dim, spread = latent["effective_dim"], latent["spread"]
-    note = " (collapsed: an entry's deviation is below 0.05)" if spread < 0.05 else ""
+    note = " (collapsed: below 0.05)" if spread < 0.05 else ""
     inverse = f", held-out L_inv {latent['inverse']:.3g}" if "inverse" in latent else ""
     print(f"latent: effective dimension {dim:.2f}, spread {spread:.3g}{note}{inverse}")
     error = latent["rollout_error"][:5]
@@ -968,7 +968,7 @@ def draw_latents(results: list):
         row[0].scatter(*place.T, 2, colour)
         row[0].set(title=f"{first.env}: {name}".strip(": "), aspect="equal")
         if world and not angle:
-            row[0].invert_yaxis()  # y points down, as in the frames
+            row[0].invert_yaxis()  # y points down, as in most frames
         for axes, (_, _, own, _) in zip(row[1:], results, strict=True):
             axes.scatter(*own["components"].T, 2, colours(own[f"target {name}"], angle)[1])
     for column, (s, latent, own, log) in zip(grid.T[1:], results, strict=True):
@@ -1035,7 +1035,7 @@ def draw_plans(s: Settings, arrays: dict):
 # ==== Command line ==============================================================================
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line, made from Settings. Its help shows the defaults that would be used."""
-    usage = "smwm.py train [options] | evaluate RUN ... [options] | figures RUN ... [--out]"
+    usage = "smwm.py train [--resume RUN] | evaluate RUN ... | figures RUN ... [options]"
     peek = argparse.ArgumentParser(usage=usage, add_help=False, argument_default=argparse.SUPPRESS)
     for name in ("env", "variant", "method", "data"):
         peek.add_argument(f"--{name}")
@@ -1066,11 +1066,11 @@ def main(argv: list[str] | None = None) -> int:
             ctypes.CDLL(None).mallopt(option, value)
     args = parse(sys.argv[1:] if argv is None else argv)
     given = {x.name: getattr(args, x.name) for x in fields(Settings) if x.name in args}
-    command, runs, device = args.command, args.runs, torch.device(args.device)
+    command, runs, training = args.command, args.runs, args.command == "train"
     try:
-        if bool(runs) == (command == "train") or (runs and args.resume):
+        if (training and runs) or (not training and (args.resume or not runs)):
             raise InputError("expected train [--resume RUN], evaluate RUN ... or figures RUN ...")
-        new = command == "train" and not args.resume
+        new = training and not args.resume
         for x in fields(Settings):
             free = new or (command == "evaluate" and x.metadata["group"] == "evaluation")
             if x.name in given and not free:
@@ -1082,14 +1082,14 @@ def main(argv: list[str] | None = None) -> int:
         elif command == "evaluate":
             changed = "".join(f"-{name}{value}" for name, value in given.items())
             for run in runs:
-                model, s, _ = load_checkpoint(run, device, finished=True)
+                model, s, _ = load_checkpoint(run / "checkpoint.pt", args.device, finished=True)
                 s = settings_for(**asdict(s) | given)
                 evaluate(run, model, open_dataset(s.data), s, changed)
         else:
             s = settings_for(**asdict(load_checkpoint(args.resume)[1]) if args.resume else given)
             parts = (Path(s.data).name or s.env, given.get("variant"), s.method, f"s{s.seed}")
             run = args.resume or args.out or Path("runs", "-".join(filter(None, parts)))
-            run_train(s, run, device, bool(args.resume))
+            run_train(s, run, torch.device(args.device), bool(args.resume))
     except (InputError, OSError, BrokenExecutor, KeyboardInterrupt) as error:
         print(f"error: {str(error) or 'interrupted; see --resume'}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Print speeds on this machine: python .github/bench.py [--env pusht] [--networks vit ...]
+"""Print speeds on this machine: python .github/bench.py --env pusht [--networks vit ...]
 
 Environments, a training step, and its share of what a large matrix product reaches; one plan, and
 100 together (10 on a CPU), with the published settings. Takes the settings of `smwm.py train`.

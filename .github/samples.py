@@ -6,12 +6,11 @@ plans on a GPU where there is one, so a run that was trained on a CPU can be com
 
 import sys
 from functools import partial
-from pathlib import Path
 
+import deeper  # noqa: F401, registers its networks and makes smwm importable
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import smwm  # noqa: E402
+import smwm
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 # success and R² against lam (both on seed 0, on which settings are chosen), the paper's lam, Push-T
 # with more data and steps, other encoders (deeper.py), other rounding (rounding.py), and success
 # against the distance of the goals. The last needs the runs of rows.sh with seed 1 in runs/.
-# gpu-pusht-8k-* are rows of 8,000 steps that row.sh made on a GPU.
+# gpu-pusht-8k-* and gpu-cube-long-smwm-s1 are rows that row.sh made on a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
@@ -28,7 +28,7 @@ tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
 long() {  # ENV RATE, all steps of the preset
   echo "long-$1-sigreg-lam0.09-lr$2 --env $1 --method sigreg --lr $2 --seed 0 --tasks 300"
 }
-{  # all steps: the best two of SIGReg's rates, and data, the paper's lam and more steps
+{  # all steps: the default and the best of SIGReg's rates, data, the paper's lam and more steps
   for rate in 2e-3 4e-3; do long pusht $rate; done
   for rate in 1e-3 2e-3; do long tworoom $rate; done
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
@@ -45,7 +45,7 @@ long() {  # ENV RATE, all steps of the preset
 
 .github/row.sh pusht-32k-smwm-s1 --env pusht --steps 32000 --seed 1  # too many steps
 .github/row.sh pusht-1.2M-32k-smwm-s1 --env pusht --frames 1200000 --steps 32000 --seed 1  # not too many
-for env in pusht cube; do  # hurts in Push-T, helps in Cube
+for env in pusht cube; do  # worse in Push-T, better probes in Cube
   deeper="--networks deeper --decay 0.5 --steps 16000"
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
 done
@@ -78,10 +78,10 @@ done | xargs -P "$(nproc)" -L 1 .github/row.sh
 goals() {  # RUN OFFSET
   stored="$RESULTS/$(basename "$1")-goal$2"
   if [ -e "$stored/metrics.json" ]; then return; fi
-  python smwm.py evaluate "$1" --goal-offset "$2" --probe-epochs 1 > /dev/null 2>&1
-  mkdir -p "$stored"
-  cp "$1/metrics-probe_epochs1-goal_offset$2.json" "$stored/metrics.json"
-  echo "$stored"
+  python smwm.py evaluate "$1" --goal-offset "$2" --probe-epochs 1 > /dev/null 2>&1 &&
+    mkdir -p "$stored" &&
+    cp "$1/metrics-probe_epochs1-goal_offset$2.json" "$stored/metrics.json" &&
+    echo "$stored"
 }
 export -f goals
 for offset in 40 55 70 85; do
