@@ -1,9 +1,9 @@
 """Cube by the distance between hand and cube, below and above 5 cm: python .github/nearby.py RUN
 
 Prints how well linear probes of each part's frames read the cube's x, y, z, how many of the tasks
-that start in each part RUN has solved (those solved at the start left out), and in how many of them
-a plan costs less than the recorded actions, which lead to the goal. Where it does, the planner has
-searched well enough and the forward model is wrong about one of the two.
+that start in each part RUN has solved (those solved at the start left out), and in how many of the
+failures the first plan costs less than the recorded actions, which lead to the goal. Where it does,
+the planner has searched well enough and the forward model is wrong about one of the two.
 """
 
 import sys
@@ -51,14 +51,15 @@ def main() -> None:
         scores = [round(smwm.r2(read[:, [i]], y_test[:, [i]]), 3) for i in range(3)]
         print(f"{name}: {len(x)} frames, linear R² of the cube's x, y, z {scores}")
         chosen = np.flatnonzero((solved != 0) & (near(starts) == sign))
-        cheaper = 0
-        for i in chosen:
+        failed, cheaper = chosen[solved[chosen] < 0], 0
+        for i in failed:
             frame, goal = data.frames[[tasks[i]]], data.frames[[tasks[i] + s.goal_offset]]
             plan = smwm.plan(model, frame, goal, seed=lead, horizon=s.horizon)
             recorded = data.actions[tasks[i] : tasks[i] + s.goal_offset]
             cheaper += cost(i, plan) < cost(i, recorded)
         share = 100 * (solved[chosen] > 0).mean()
-        print(f"  {len(chosen)} tasks, {share:.0f}% solved, the plan is cheaper in {cheaper}")
+        print(f"  {len(chosen)} tasks, {share:.1f}% solved; the plan is cheaper in {cheaper} of", end="")
+        print(f" {len(failed)} failures", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+import oracle  # noqa: E402, F401  (adds its environment)
 import strokes  # noqa: E402, F401  (adds its environment)
 
 import envs  # noqa: E402
 import smwm  # noqa: E402
 
+DATA = {"strokes": "pusht, strokes", "oracle": "cube, oracle"}  # other data of an environment
 PUBLISHED = json.loads((HERE / "published.json").read_text())
 
 
@@ -32,7 +34,7 @@ def grouped(runs: list[Path]) -> list[tuple[smwm.Settings, list[dict]]]:
 
     def key(group):
         s = group[0]
-        place = order.index("pusht" if s.env == "strokes" else s.env), s.env
+        place = order.index(DATA.get(s.env, s.env).split(",")[0]), s.env in DATA
         changes = s.history, s.steps, s.frames, s.networks, "λ" in label(s)
         return *place, *changes, methods.index(s.method)
 
@@ -53,7 +55,7 @@ def table(header: list[str], rows: list[list]) -> str:
 
 def label(s: smwm.Settings) -> str:
     default = smwm.settings_for(env=s.env, method=s.method)
-    text = "pusht, strokes" if s.env == "strokes" else s.env
+    text = DATA.get(s.env, s.env)
     text += f", P={s.history}" if s.history > 1 else ""
     text += f", λ={s.lam:g}" if s.lam not in (default.lam, 0) else ""  # 0: of forward-only
     text += f", {s.steps // 1000}k" if s.steps != default.steps else ""
@@ -65,7 +67,7 @@ def results(groups, gpu: dict) -> str:
     header = "env|method|solved|95%|paper|CPU|GPU|random|paper|hard|hard, random|min"
     rows = []
     for s, seeds in groups:
-        published = PUBLISHED["planning"].get(s.env, {})
+        published = PUBLISHED["planning"].get("cube" if s.env == "oracle" else s.env, {})
         ours = PUBLISHED["planning"].get(f"{s.env} history {s.history}", published)
         plans, card = ([m["planning"] for m in x] for x in (seeds, gpu.get(s, [])))
         tasks = sum(p["tasks"] for p in plans)
@@ -87,7 +89,7 @@ def probes(groups) -> str:
     """Of SMWM and SIGReg with history 1, the same steps and seeds, for what is published. Rows of
     8,000 steps lie between those of 5,000 and 16,000 and are left out."""
     groups = [(s, seeds) for s, seeds in groups if s.history == 1 and s.steps != 8000]
-    known = [(s, seeds) for s, seeds in groups if s.env in PUBLISHED["probe"]]
+    known = [(s, seeds) for s, seeds in groups if s.env in {*PUBLISHED["probe"], "oracle"}]
     found = {(label(s), s.method): seeds for s, seeds in known}
     rows = []
     for env in dict.fromkeys(env for env, _ in found):

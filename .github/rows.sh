@@ -32,12 +32,15 @@ export OMP_NUM_THREADS=1
     done
   fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
-if [[ " $envs " == *" pusht "* ]]; then  # the first edition's data
-  collect="import strokes, smwm; smwm.collect(smwm.settings_for(env='strokes'))"
+other() {  # ENV DATA: rows with other data of an environment, made by DATA.py
+  if [[ " $envs " != *" $1 "* ]]; then return; fi
+  collect="import $2, smwm; smwm.collect(smwm.settings_for(env='$2'))"
   PYTHONPATH=.github OMP_NUM_THREADS=$(nproc) python -c "$collect"
   for seed in ${SEEDS:-1 2 3}; do
     for method in smwm sigreg; do
-      echo "pusht-strokes-$method-s$seed --env strokes --method $method --seed $seed"
+      echo "$1-$2-$method-s$seed --env $2 --method $method --seed $seed"
     done
-  done | SMWM=.github/strokes.py xargs -P "$(nproc)" -L 1 .github/row.sh
-fi
+  done | SMWM=.github/$2.py xargs -P "$(nproc)" -L 1 .github/row.sh
+}
+other pusht strokes  # the first edition's data
+other cube oracle  # data like the paper's

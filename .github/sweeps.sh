@@ -31,6 +31,7 @@ long() {  # ENV RATE, all steps of the preset
 {  # all steps: the default and the best of SIGReg's rates, data, the paper's lam and more steps
   for rate in 2e-3 4e-3; do long pusht $rate; done
   for rate in 1e-3 2e-3; do long tworoom $rate; done
+  for lam in 10 100; do echo "long-cube-smwm-lam$lam --env cube --lam $lam --seed 0 --tasks 300"; done
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
   echo "long-pusht-smwm-1.2M --env pusht --frames 1200000 --seed 0 --tasks 300"
   for seed in 1 2 3; do
