@@ -32,15 +32,15 @@ export OMP_NUM_THREADS=1
     done
   fi
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
-other() {  # ENV DATA: rows with other data of an environment, made by DATA.py
+other() {  # ENV DATA METHODS: rows with other data of an environment, made by DATA.py
   if [[ " $envs " != *" $1 "* ]]; then return; fi
   collect="import $2, smwm; smwm.collect(smwm.settings_for(env='$2'))"
   PYTHONPATH=.github OMP_NUM_THREADS=$(nproc) python -c "$collect"
   for seed in ${SEEDS:-1 2 3}; do
-    for method in smwm sigreg; do
+    for method in $3; do
       echo "$1-$2-$method-s$seed --env $2 --method $method --seed $seed"
     done
   done | SMWM=.github/$2.py xargs -P "$(nproc)" -L 1 .github/row.sh
 }
-other pusht strokes  # the first edition's data
-other cube oracle  # data like the paper's
+other pusht strokes "smwm sigreg"  # the first edition's data
+other cube oracle "smwm sigreg forward"  # data like the paper's

@@ -79,12 +79,14 @@ done | xargs -P "$(nproc)" -L 1 .github/row.sh
 goals() {  # RUN OFFSET
   stored="$RESULTS/$(basename "$1")-goal$2"
   if [ -e "$stored/metrics.json" ]; then return; fi
-  python smwm.py evaluate "$1" --goal-offset "$2" --probe-epochs 1 > /dev/null 2>&1 &&
+  script=smwm.py
+  if [[ $1 == *oracle* ]]; then script=.github/oracle.py; fi
+  python $script evaluate "$1" --goal-offset "$2" --probe-epochs 1 > /dev/null 2>&1 &&
     mkdir -p "$stored" &&
     cp "$1/metrics-probe_epochs1-goal_offset$2.json" "$stored/metrics.json" &&
     echo "$stored"
 }
 export -f goals
 for offset in 40 55 70 85; do
-  for run in runs/{tworoom,reacher,pusht,cube}-{smwm,sigreg,forward}-s1; do echo "$run $offset"; done
+  for run in runs/{tworoom,reacher,pusht,cube}-{smwm,sigreg,forward}-s1 runs/cube-oracle-{smwm,sigreg}-s1; do echo "$run $offset"; done
 done | xargs -P "$(nproc)" -L 1 bash -c 'goals "$@"' goals
