@@ -58,8 +58,8 @@ def main() -> None:
             recorded = data.actions[tasks[i] : tasks[i] + s.goal_offset]
             cheaper += cost(i, plan) < cost(i, recorded)
         share = 100 * (solved[chosen] > 0).mean()
-        print(f"  {len(chosen)} tasks, {share:.1f}% solved; the plan is cheaper in {cheaper} of", end="")
-        print(f" {len(failed)} failures", flush=True)
+        cheap = f"the plan is cheaper in {cheaper} of {len(failed)} failures"
+        print(f"  {len(chosen)} tasks, {share:.1f}% solved; {cheap}", flush=True)
 
 
 if __name__ == "__main__":
