@@ -8,6 +8,7 @@ import sys
 from functools import partial
 
 import deeper  # noqa: F401, registers its networks and makes smwm importable
+import oracle  # noqa: F401, adds its environment
 import torch
 
 import smwm
