@@ -2,7 +2,7 @@
 
     python .github/oracle.py train --env oracle --seed 1
 
-stable-worldmodel collected the published data so, with a new place for the cube whenever the last
+stable-worldmodel's script collects the data so, with a new place for the cube whenever the last
 is reached, and noise of a deviation that each episode draws from [0, 0.1] (yaw 3, opening 10 times
 as much). The original's arm lags with a time constant of 0.2 s: a full action, 5 cm, moves its hand
 by 1.1 cm. The carriage here hardly lags, so actions are scaled by 0.3, which moves it by 1.2 cm.
