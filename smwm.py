@@ -186,7 +186,7 @@ class WorldModel(nn.Module):
         return z.float().unflatten(0, obs.shape[:-3])
 
     def rollout(self, z: Tensor, past: Tensor, acts: Tensor) -> Tensor:
-        """z (..., P, D), standardised past (..., P-1, A) and acts (..., H, A) to (..., H, D)."""
+        """Imagine (..., H, D): z (..., P, D), standardised past (..., P-1, A), acts (..., H, A)."""
         latents = []
         for act in acts.unbind(-2):
             past = torch.cat([past, act[..., None, :]], dim=-2)[..., -self.history :, :]

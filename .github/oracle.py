@@ -29,7 +29,7 @@ class Oracle(envs.Cube):
         at full speed and oscillates about its targets."""
         noise, steps = rng.uniform(0, 0.1), SUBTASK
         place = rest = None  # where the cube goes, then the hand: x, y, z, yaw
-        over, height = np.array([0, 0, 0.18]), 0.16  # m
+        over, height, spread = np.array([0, 0, 0.18]), 0.16, np.array([1, 1, 1, 3])  # m, m, 1
 
         def policy(env: envs.Cube) -> np.ndarray:
             nonlocal steps, place, rest
@@ -40,37 +40,32 @@ class Oracle(envs.Cube):
                 steps = 0
             steps += 1
             cube, (w, *_, z), hand = (env._data.qpos[a:b] for a, b in ((0, 3), (3, 7), (7, 10)))
-            here, cube_yaw = env._data.qpos[10], 2 * math.atan2(z, w)
-            to_cube, to_place = (
-                math.remainder(x - here, math.pi / 2) for x in (cube_yaw, place[3])
-            )
-            touching = {geom for pair in env._data.contact.geom for geom in pair if 1 in pair} - {
-                0,
-                1,
-            }
+            yaw, pairs = env._data.qpos[10], env._data.contact.geom
+            to_cube = math.remainder(2 * math.atan2(z, w) - yaw, math.pi / 2)
+            to_place = math.remainder(place[3] - yaw, math.pi / 2)
+            # Geom 0 is the table, 1 the cube: how many fingers touch the cube?
+            fingers = len({*pairs[(pairs == 1).any(1)].flat} - {0, 1})
             high, near = hand[2] > height, np.linalg.norm(cube - hand) <= 0.02
             turn, close = to_place - to_cube, 1.0
             if np.linalg.norm(place[:3] - cube) > 0.02:
-                if not (near and len(touching) == 2):  # fetch it
+                if not (near and fingers == 2):  # fetch it
                     above = np.linalg.norm((cube - hand)[:2]) > 0.04
                     target, turn, close = cube + above * over, to_cube, 1.0 if near else -1.0
                 elif np.linalg.norm((place[:3] - cube)[:2]) <= 0.04:
                     target = place[:3]
                 else:  # lift it, then carry it
                     target = place[:3] + over if high else np.append(cube[:2], 2 * over[2])
-            elif touching:
+            elif fingers:  # open them
                 target, close = place[:3], -1.0
-            else:
+            else:  # leave it
                 target = rest[:3] if high else np.append(cube[:2], 2 * height)
-                turn, close = rest[3] - here, -1.0
+                turn, close = rest[3] - yaw, -1.0
                 if np.linalg.norm(rest[:3] - hand) <= 0.04:
                     steps = SUBTASK
             way = target - hand
             way *= 5 * max(1.0, 0.4 / (np.linalg.norm(way) + 1e-6))
-            action = np.clip([*way, 3 * turn], -1, 1) + rng.normal(
-                0, noise * np.array([1, 1, 1, 3])
-            )
-            action = np.append(SPEED * np.clip(action, -1, 1), close + rng.normal(0, 10 * noise))
+            move = np.clip([*way, 3 * turn], -1, 1) + rng.normal(0, noise * spread)
+            action = np.append(SPEED * np.clip(move, -1, 1), close + rng.normal(0, 10 * noise))
             return np.clip(action, -1, 1).astype(np.float32)
 
         return policy
