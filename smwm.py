@@ -509,7 +509,7 @@ PRESETS = {
     "tworoom": dict(frames=100_000, steps=1000),
     "reacher": dict(frames=200_000, steps=2000),
     "pusht": dict(frames=600_000),
-    "cube": dict(frames=400_000, size=96),
+    "cube": dict(frames=400_000, episode=200, size=96),
 }
 
 

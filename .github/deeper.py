@@ -6,13 +6,12 @@ NOTES.md (Encoder) has what it changes in Cube and Push-T.
 """
 
 import sys
-from pathlib import Path
 
+import grasps  # noqa: F401, adds its environment and makes smwm importable
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import smwm  # noqa: E402
+import smwm
 
 
 class Deeper(smwm.Encoder):

@@ -7,16 +7,15 @@ bounds from below how much of the state the frames show and the encoder can hold
 
 import math
 import sys
-from pathlib import Path
 
+import grasps  # noqa: F401, adds its environment and makes smwm importable
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import envs  # noqa: E402
-import smwm  # noqa: E402
+import envs
+import smwm
 
 
 def main() -> None:

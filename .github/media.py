@@ -42,7 +42,7 @@ def read(path: Path) -> dict | None:
 def horizons():
     """Success against the distance of the goals: ours (lines) and published (dashed)."""
     published = json.loads((HERE / "published.json").read_text())["horizon"]
-    names = ("tworoom", "reacher", "pusht", "cube", "cube-oracle")
+    names = ("tworoom", "reacher", "pusht", "cube")
     style = dict(sharey=True, layout="constrained")
     figure, grid = pyplot.subplots(1, len(names), figsize=(12, 2.8), **style)
     for axes, env in zip(grid, names, strict=True):
@@ -56,10 +56,10 @@ def horizons():
                     ours["random"][offset] = metrics["planning"]["random"]
         for n, (method, success) in enumerate(ours.items()):
             axes.plot([*success], [*success.values()], "-o", color=f"C{n}", ms=3, label=method)
-            theirs = published[env.split("-")[0]][method][:-1]
+            theirs = published[env][method][:-1]
             axes.plot(published["offsets"][:-1], theirs, "--", color=f"C{n}", lw=1)
         axes.set(xlabel="steps to the goal", xticks=published["offsets"][:-1])
-        axes.set_title(env.replace("-", ", "))
+        axes.set_title(env)
     grid[0].set_ylabel("solved, %")
     grid[1].legend(fontsize=7, ncols=2, loc="center")
     figure.suptitle("Lines: ours, seed 1, 100 tasks a point. Dashed: published, seed 0", fontsize=9)

@@ -9,11 +9,11 @@ the planner has searched well enough and the forward model is wrong about one of
 import sys
 from pathlib import Path
 
+import grasps  # noqa: F401, adds its environment and makes smwm importable
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import smwm  # noqa: E402
+import smwm
 
 
 def near(states: np.ndarray) -> np.ndarray:

@@ -12,13 +12,13 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-import oracle  # noqa: E402, F401  (adds its environment)
+import grasps  # noqa: E402, F401  (adds its environment)
 import strokes  # noqa: E402, F401  (adds its environment)
 
 import envs  # noqa: E402
 import smwm  # noqa: E402
 
-DATA = {"strokes": "pusht, strokes", "oracle": "cube, oracle"}  # other data of an environment
+DATA = {"strokes": "pusht, strokes", "grasps": "cube, grasps"}  # other data of an environment
 PUBLISHED = json.loads((HERE / "published.json").read_text())
 
 
@@ -67,7 +67,7 @@ def results(groups, gpu: dict) -> str:
     header = "env|method|solved|95%|paper|CPU|GPU|random|paper|hard|hard, random|min"
     rows = []
     for s, seeds in groups:
-        published = PUBLISHED["planning"].get("cube" if s.env == "oracle" else s.env, {})
+        published = PUBLISHED["planning"].get(s.env, {})
         ours = PUBLISHED["planning"].get(f"{s.env} history {s.history}", published)
         plans, card = ([m["planning"] for m in x] for x in (seeds, gpu.get(s, [])))
         tasks = sum(p["tasks"] for p in plans)
@@ -91,7 +91,7 @@ def probes(groups) -> str:
     longest = 16_000, 1_200_000
     groups = [x for x in groups if x[0].steps <= 5000 or (x[0].steps, x[0].frames) == longest]
     groups = [x for x in groups if x[0].history == 1]
-    known = [(s, seeds) for s, seeds in groups if s.env in {*PUBLISHED["probe"], "oracle"}]
+    known = [(s, seeds) for s, seeds in groups if s.env in PUBLISHED["probe"]]
     found = {(label(s), s.method): seeds for s, seeds in known}
     rows = []
     for env in dict.fromkeys(env for env, _ in found):

@@ -1,6 +1,6 @@
 """smwm.py with other rounding errors: how far does a score depend on them?
 
-    KIND=nudge python .github/rounding.py train --env cube --seed 1 --out runs/nudged-cube-s1
+    KIND=nudge python .github/rounding.py train --env pusht --seed 1 --out runs/nudged-pusht-s1
 
 KIND is `nudge` (initial weights a millionth larger), `float32`, `sums` (a GPU adds up the products
 of bf16 numbers in float32 only) or `exact` (pixels divided by 256, which bf16 holds exactly). Data,
@@ -11,12 +11,11 @@ batches, tasks and settings are those of smwm.py. To plan with other samples (sa
 
 import os
 import sys
-from pathlib import Path
 
+import grasps  # noqa: F401, adds its environment and makes smwm importable
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import smwm  # noqa: E402
+import smwm
 
 KIND, build_model = os.environ["KIND"], smwm.build_model
 

@@ -40,7 +40,7 @@ other() {  # ENV DATA METHODS: rows with other data of an environment, made by D
     for method in $3; do
       echo "$1-$2-$method-s$seed --env $2 --method $method --seed $seed"
     done
-  done | SMWM=.github/$2.py xargs -P "$(nproc)" -L 1 .github/row.sh
+  done | xargs -P "$(nproc)" -L 1 .github/row.sh
 }
 other pusht strokes "smwm sigreg"  # the first edition's data
-other cube oracle "smwm sigreg forward"  # data like the paper's
+other cube grasps "smwm sigreg forward"  # the second edition's first data
