@@ -870,51 +870,56 @@ class Cube(PixelEnv):
         return dict(zip(self.controlled, values, strict=True))
 
     def behavior(self, rng: np.random.Generator):
-        """Fetch the cube, carry it to a place, open the fingers, leave, and again with a new place.
+        """Fetch the cube, carry it to a place, open the fingers, leave. Then comes a new place.
 
-        The rules are those of OGBench's CubeMarkovOracle with the values of stable-worldmodel's
-        script. They follow from the state alone, so a slip is mended by another grasp. The original
-        arm lags with a time constant of 0.2 s: a full action, 5 cm, moves its hand by 1.1 cm. The
-        carriage hardly lags, so a `speed` of 0.3 makes it 1.2 cm."""
-        noise, speed, subtask = rng.uniform(0, 0.1), 0.3, 200  # steps until the place changes
-        steps, place, rest = subtask, None, None  # where cube and hand go: x, y, z, yaw
-        over, height, spread = np.array([0, 0, 0.18]), 0.16, np.array([1, 1, 1, 3])  # m, m, 1
+        The rules are those of OGBench's CubeMarkovOracle, as stable-worldmodel uses them. The next
+        action follows from the state and the place alone, so another grasp mends a slip. The hand
+        does not slow down near its target. Each episode draws the noise of its actions: 3 times as
+        much for the yaw, 10 times for the opening. The original's arm lags by 0.2 s, so that a full
+        action of 5 cm moves its hand by 1.1 cm. The carriage hardly lags. It gets 0.3 of a full
+        action, which moves it by 1.2 cm."""
+        noise, spread = rng.uniform(0, 0.1), np.array([1, 1, 1, 3])
+        over, height = np.array([0, 0, 0.18]), 0.16  # m
+        left, place, rest = 0, None, None  # steps for this place; cube's and hand's x, y, z, yaw
 
         def policy(env: "Cube") -> np.ndarray:
-            nonlocal steps, place, rest
-            if steps == subtask:
+            nonlocal left, place, rest
+            if left == 0:
                 yaws = rng.uniform(-math.pi, math.pi, 2)
                 place = np.array([*rng.uniform(self.CUBE_LOW, self.CUBE_HIGH), self.CUBE, yaws[0]])
                 rest = np.append(rng.uniform([*self.LOW[:2], 0.2], self.HIGH), yaws[1])
-                steps = 0
-            steps += 1
-            cube, (w, *_, z), hand = (env._data.qpos[a:b] for a, b in ((0, 3), (3, 7), (7, 10)))
-            yaw, pairs = env._data.qpos[10], env._data.contact.geom
-            to_cube = math.remainder(2 * math.atan2(z, w) - yaw, math.pi / 2)
+                left = 200
+            left -= 1
+            qpos, pairs = env._data.qpos, env._data.contact.geom
+            cube, hand, yaw = qpos[:3], qpos[7:10], qpos[10]
+            to_cube = math.remainder(2 * math.atan2(qpos[6], qpos[3]) - yaw, math.pi / 2)
             to_place = math.remainder(place[3] - yaw, math.pi / 2)
-            # Geom 0 is the table, 1 the cube: how many fingers touch the cube?
-            fingers = len({*pairs[(pairs == 1).any(1)].flat} - {0, 1})
+            # Geom 0 is the table, 1 the cube, the others are fingers.
+            touching = len({*pairs[(pairs == 1).any(1)].flat} - {0, 1})
             high, near = hand[2] > height, np.linalg.norm(cube - hand) <= 0.02
-            turn, close = to_place - to_cube, 1.0
+            turn, close = to_place - to_cube, 1.0  # from the cube's yaw to the place's
             if np.linalg.norm(place[:3] - cube) > 0.02:
-                if not (near and fingers == 2):  # fetch it
-                    above = np.linalg.norm((cube - hand)[:2]) > 0.04
-                    target, turn, close = cube + above * over, to_cube, 1.0 if near else -1.0
-                elif np.linalg.norm((place[:3] - cube)[:2]) <= 0.04:
+                if not (near and touching == 2):  # fetch it
+                    beside = np.linalg.norm((cube - hand)[:2]) > 0.04
+                    target, turn = cube + over if beside else cube, to_cube
+                    close = 1.0 if near else -1.0
+                elif np.linalg.norm((place[:3] - cube)[:2]) <= 0.04:  # lower it
                     target = place[:3]
-                else:  # lift it, then carry it
-                    target = place[:3] + over if high else np.append(cube[:2], 2 * over[2])
-            elif fingers:  # open them
+                elif high:  # carry it
+                    target = place[:3] + over
+                else:  # lift it
+                    target = np.append(cube[:2], 2 * over[2])
+            elif touching:  # open the fingers
                 target, close = place[:3], -1.0
             else:  # leave it
                 target = rest[:3] if high else np.append(cube[:2], 2 * height)
                 turn, close = rest[3] - yaw, -1.0
                 if np.linalg.norm(rest[:3] - hand) <= 0.04:
-                    steps = subtask
+                    left = 0
             way = target - hand
-            way *= 5 * max(1.0, 0.4 / (np.linalg.norm(way) + 1e-6))
+            way *= 5 * max(1.0, 0.4 / (np.linalg.norm(way) + 1e-6))  # at least 0.4 m, times 5
             move = np.clip([*way, 3 * turn], -1, 1) + rng.normal(0, noise * spread)
-            action = np.append(speed * np.clip(move, -1, 1), close + rng.normal(0, 10 * noise))
+            action = np.append(0.3 * np.clip(move, -1, 1), close + rng.normal(0, 10 * noise))
             return np.clip(action, -1, 1).astype(np.float32)
 
         return policy

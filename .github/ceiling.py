@@ -6,14 +6,13 @@ planner would solve with a perfect forward model. A plan of Push-T takes half a 
 """
 
 import sys
-from pathlib import Path
 
+import deeper  # noqa: F401, adds its networks and grasps.py's environment
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import envs  # noqa: E402
-import smwm  # noqa: E402
+import envs
+import smwm
 
 
 @torch.no_grad()

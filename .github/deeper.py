@@ -1,8 +1,8 @@
 """smwm.py with two convolutions more in the encoder, 3 x 3 ones on sides of 16 and of 8.
 
-    python .github/deeper.py train --env cube --networks deeper --frames 800000 --steps 16000
+    python .github/deeper.py train --env grasps --networks deeper --frames 800000 --steps 16000
 
-NOTES.md (Encoder) has what it changes in Cube and Push-T.
+NOTES.md (Encoder) has what it changes in Cube on grasps and in Push-T.
 """
 
 import sys

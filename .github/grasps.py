@@ -1,4 +1,4 @@
-"""Cube with the second edition's first data, grasps in phases, in place of the paper's rules.
+"""Cube with its former data: grasps in phases instead of the rules of `envs.Cube.behavior`.
 
     python .github/grasps.py train --env grasps --seed 1
 

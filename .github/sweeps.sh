@@ -3,7 +3,8 @@
 # success and R² against lam (both on seed 0, on which settings are chosen), the paper's lam, Push-T
 # with more data and steps, other encoders (deeper.py), other rounding (rounding.py), and success
 # against the distance of the goals. The last needs the runs of rows.sh with seed 1 in runs/.
-# gpu-pusht-8k-* and gpu-grasps-long-smwm-s1 are rows that row.sh made on a GPU.
+# Names with grasps are on the data of grasps.py, Cube's former data. gpu-pusht-8k-* and
+# gpu-grasps-long-smwm-s1 are rows that row.sh made on a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
@@ -46,7 +47,7 @@ long() {  # ENV RATE, all steps of the preset
 
 .github/row.sh pusht-32k-smwm-s1 --env pusht --steps 32000 --seed 1  # too many steps
 .github/row.sh pusht-1.2M-32k-smwm-s1 --env pusht --frames 1200000 --steps 32000 --seed 1  # not too many
-for env in pusht grasps; do  # worse in Push-T, better probes in Cube
+for env in pusht cube grasps; do  # worse in Push-T, better probes in Cube
   deeper="--networks deeper --decay 0.5 --steps 16000"
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
 done
