@@ -36,7 +36,7 @@ long() {  # ENV RATE, all steps of the preset
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
   echo "long-pusht-smwm-1.2M --env pusht --frames 1200000 --seed 0 --tasks 300"
   for seed in 1 2 3; do
-    for env in cube grasps; do echo "$env-lam1-smwm-s$seed --env $env --lam 1 --seed $seed"; done
+    echo "grasps-lam1-smwm-s$seed --env grasps --lam 1 --seed $seed"
     echo "pusht-lam30-smwm-s$seed --env pusht --lam 30 --seed $seed"
     echo "pusht-8k-smwm-s$seed --env pusht --steps 8000 --seed $seed"
   done
