@@ -32,6 +32,7 @@ long() {  # ENV RATE, all steps of the preset
 {  # all steps: the default and the best of SIGReg's rates, data, the paper's lam and more steps
   for rate in 2e-3 4e-3; do long pusht $rate; done
   for rate in 1e-3 2e-3; do long tworoom $rate; done
+  for rate in 1e-3 2e-3; do echo "long-cube-smwm-lr$rate --env cube --lr $rate --seed 0 --tasks 300"; done
   for lam in 10 100; do echo "long-grasps-smwm-lam$lam --env grasps --lam $lam --seed 0 --tasks 300"; done
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
   echo "long-pusht-smwm-1.2M --env pusht --frames 1200000 --seed 0 --tasks 300"
