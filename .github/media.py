@@ -58,8 +58,7 @@ def horizons():
             axes.plot([*success], [*success.values()], "-o", color=f"C{n}", ms=3, label=method)
             theirs = published[env][method][:-1]
             axes.plot(published["offsets"][:-1], theirs, "--", color=f"C{n}", lw=1)
-        axes.set(xlabel="steps to the goal", xticks=published["offsets"][:-1])
-        axes.set_title(env)
+        axes.set(title=env, xlabel="steps to the goal", xticks=published["offsets"][:-1])
     grid[0].set_ylabel("solved, %")
     grid[1].legend(fontsize=7, ncols=2, loc="center")
     figure.suptitle("Lines: ours, seed 1, 100 tasks a point. Dashed: published, seed 0", fontsize=9)

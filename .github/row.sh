@@ -10,6 +10,7 @@ run=${RUNS:-runs}/$1
 if [ -e "$stored/metrics.json" ]; then exit; fi
 options=(--out "$run" "${@:2}")
 if [ -e "$run/checkpoint.pt" ]; then options=(--resume "$run"); fi
+# --env grasps is run by .github/grasps.py, an environment of envs.py by smwm.py
 [[ "$*" =~ --env\ ([a-z]+) ]] && script=.github/${BASH_REMATCH[1]}.py
 [ -e "${script:-}" ] || script=smwm.py
 mkdir -p "$(dirname "$run")"
