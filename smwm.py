@@ -56,9 +56,9 @@ def setting(default, group: str, text: str):
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings. PRESETS by environment, variant and method, then options, override defaults."""
+    """All settings. PRESETS override these defaults, and command line options override both."""
 
-    env: str = setting("dotworld", "data", "environment; omit it for --data of your own")
+    env: str = setting("dotworld", "data", "environment; with your own --data, only to plan")
     variant: str = setting("", "data", "variant of the environment; empty: its first")
     data: str = setting("", "data", "dataset folder, used as it is; empty: collect one in data/")
     frames: int = setting(20_000, "data", "frames to collect")
@@ -146,8 +146,8 @@ class InverseModel(nn.Sequential):
 class WorldModel(nn.Module):
     """The three networks, and the statistics of the actions that they were trained on.
 
-    action_dim is m, block k, size S; D = width / 2. The networks see standardised action blocks, so
-    call `fit_actions` before training and `eval()` before `plan`. `bf16`: compute in bfloat16."""
+    action_dim is m, block k, size S; D = width / 2. The networks see standardised action blocks.
+    `train` calls `fit_actions`; call `eval()` before `plan`. `bf16`: compute in bfloat16."""
 
     def __init__(self, *, action_dim, block=1, size=64, width=256, history=1, networks="conv"):
         super().__init__()
@@ -199,8 +199,8 @@ NETWORKS = {"conv": (Encoder, ForwardModel)}
 
 
 # ==== Losses ====================================================================================
-# Each takes latents z (B, T, D) and the standardised blocks between them, act (B, T-1, A), to the
-# loss and its terms. ||x||^2 is the mean over entries. `lam` weights the term against collapse.
+# Each maps latents z (B, T, D) and the standardised blocks between them, act (B, T-1, A), to the
+# loss and its terms. ||x||^2 is the mean over entries. `lam` is the weight of the second term.
 def forward_loss(model, z: Tensor, act: Tensor, *, lam=0.0, generator=None):
     """The ablation, which collapses: L = L_fwd."""
     # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2. The target is NOT detached: the encoder learns from
@@ -321,7 +321,7 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         generator.set_state(resume["generator"].cpu())
 
     def update(obs: Tensor, act: Tensor, lr: Tensor) -> dict[str, Tensor]:
-        act = (act - model.act_mean) / model.act_std
+        act = model.standardise(act)
         with torch.autocast(device.type, torch.bfloat16, enabled=model.bf16):
             z = model.encode(obs)  # (B, T, D)
             loss, terms = METHODS[s.method](model, z, act, lam=s.lam, generator=generator)
@@ -397,8 +397,8 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
         got = f"latents {[*z_goal.shape]}, horizon {horizon}"
         raise ValueError(f"plan: expected {len(z)} goals (B, H, W, 3), a horizon of 1+, got {got}")
     if blocks >= model.history or past.shape != (len(z), blocks * model.block, m):
-        need = f"1 to {model.history} frames and a past of {(len(z), blocks * model.block, m)}"
-        raise ValueError(f"plan: expected {need}, got {blocks + 1} and {tuple(past.shape)}")
+        need = f"at most {model.history} frames, a past (B, (frames - 1) * {model.block}, {m})"
+        raise ValueError(f"plan: expected {need}, got {blocks + 1}, {tuple(past.shape)}")
     past = model.standardise(past.reshape(len(z), blocks, m * model.block))
     pad = (0, 0, model.history - z.shape[1], 0)  # zeros where there is no past, as in training
     z, past = F.pad(z, pad)[:, None], F.pad(past, pad)[:, None]
@@ -421,9 +421,9 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     """Plan in the environment, from frames of held-out episodes to the frames goal_offset later.
 
     A task is solved when the environment's criterion holds at the start or within 2 * goal_offset
-    steps. Without a model actions are random. Returns by task: `solved` (n,), the steps taken or
-    -1; `goals` (n, d); `states` and `actions`: `lead` rows recorded, the rows played, then NaN."""
-    lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset  # P = 1, 2, 3: same tasks
+    steps. Without a model actions are random. Returns arrays with a row a task: `solved`, the steps
+    taken or -1; `goals`; `states` and `actions`, first recorded, then played, NaN after the end."""
+    lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset  # same tasks for P = 1, 2, 3
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
     goals, goal_obs = data.states[rows + s.goal_offset], data.frames[rows + s.goal_offset]
@@ -441,7 +441,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     for t in range(lead, lead + budget, chunk):
         left, acts = np.flatnonzero(solved < 0), rng.uniform(-1, 1, (len(rows), chunk, m))
         for part in progress([left[i : i + group] for i in range(0, len(left), group)], "plan"):
-            if model is not None:  # else the random actions stay
+            if model is not None:  # without one they stay random
                 seen = states[part, t - back : t + 1 : s.block]
                 obs = np.array([[worlds[0].render_state(x) for x in task] for task in seen])
                 past = actions[part, t - back : t]
@@ -518,7 +518,7 @@ class InputError(ValueError):
 
 
 def settings_for(**given) -> Settings:
-    """PRESETS, overridden by what is given. A --data folder's meta.json names the environment."""
+    """PRESETS, overridden by `given`. The meta.json of a --data folder names the environment."""
     if given.get("data") and not {"env", "variant"} <= given.keys():
         path = Path(given["data"]) / "meta.json"
         meta = read_json(path) if path.exists() else {}
@@ -531,13 +531,13 @@ def settings_for(**given) -> Settings:
         preset |= PRESETS.get(key, {})
     s = Settings(**preset | given | {"variant": variant})
     if env not in (*envs.ENVS, "") or variant not in variants or method not in METHODS:
-        got = f"{env} {variant}, {method}; its variants are {', '.join(variants)}"
+        got = f"{env!r}, {variant!r}, {method!r}; the variants are {', '.join(variants)}"
         raise InputError(f"expected an environment, variant, method of this script, got {got}")
     least = {"lam": 0, "seed": 0, "lr": 0, "decay": 0, "window": 2, "elites": 2}
     for name, value in asdict(s).items():
         low = least.get(name, 1)
         if not isinstance(value, str) and not low <= value < math.inf:
-            raise InputError(f"--{name.replace('_', '-')}: expected {low} or more, got {value}")
+            raise InputError(f"--{name.replace('_', '-')}: expected {low} <= x < inf, got {value}")
     if s.elites > s.samples or s.size % 16 or s.width % 8:
         got = f"elites {s.elites}, samples {s.samples}, size {s.size}, width {s.width}"
         raise InputError(f"expected elites <= samples, size % 16 = 0, width % 8 = 0, got {got}")
@@ -623,7 +623,7 @@ def save_dataset(folder, frames, actions, episode_ends, states=None, size: int =
 
 
 def open_dataset(folder: str | Path, shown: str | Path = "") -> Dataset:
-    """The dataset of a folder, memory-mapped. InputErrors name it `shown` if that is given."""
+    """The dataset of a folder, memory-mapped. InputErrors call the folder `shown`, if given."""
     folder, shown, arrays = Path(folder), shown or folder, {}
     for name in ("frames", "actions", "episode_ends", "states"):
         try:
@@ -724,7 +724,7 @@ def save_checkpoint(run: Path, model: WorldModel, s: Settings, training: dict | 
 
 
 def load_checkpoint(run: str | Path, device="cpu", finished=False):
-    """Model, settings and training state of a run folder or a file. `finished` demands the end."""
+    """Model, settings, training state of a run or a file. `finished` refuses an unfinished one."""
     path = Path(run) / "checkpoint.pt" if Path(run).is_dir() else Path(run)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
@@ -744,7 +744,7 @@ def load(run: str | Path, device="cpu") -> WorldModel:
 
 
 class Recorder:
-    """Called after each training step: shows and logs the terms, saves at most once a minute."""
+    """Called after each training step. Logs mean terms 100 times a run and saves once a minute."""
 
     SAVE_EVERY = 60.0  # seconds
 
@@ -779,7 +779,7 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     """Collect the data, train, save and evaluate."""
     if run.exists() and not resume:
         raise InputError(f"{run}: it exists; delete it, use another --out, or --resume it")
-    if not s.data:  # bad settings are refused before a long collection
+    if not s.data:  # two stand-in episodes: bad settings are refused before a long collection
         check_windows(Dataset([], [], [s.episode, 2 * s.episode]), s)
         s = replace(s, data=str(collect(s)))  # the run stays on this data
     data = open_dataset(s.data)
@@ -884,7 +884,7 @@ def evaluate_latent(model: WorldModel, data: Dataset, targets: dict, s: Settings
     train, test = (np.sort(rng.permutation(data.windows(x, 0))[:n]) for x, n in counts.items())
     z, z_test = (encode_all(model, data.frames, rows) for rows in (train, test))
     (x, x_test), probe = standardise_by_train(z, z_test), {"linear": {}, "mlp": {}}
-    targets = {x: y for x, y in targets.items() if not np.allclose(y[test], y[test[0]], 1e-6, 0)}
+    targets = {k: y for k, y in targets.items() if not np.allclose(y[test], y[test[0]], 1e-6, 0)}
     for name, value in progress(targets.items(), "probe"):
         y, y_test = standardise_by_train(*(torch.from_numpy(value[rows]) for rows in (train, test)))
         probe["linear"][name] = r2(linear_probe(x, y, x_test), y_test)
@@ -1074,7 +1074,7 @@ def main(argv: list[str] | None = None) -> int:
         for x in fields(Settings):
             free = new or (command == "evaluate" and x.metadata["group"] == "evaluation")
             if x.name in given and not free:
-                raise InputError(f"setting {x.name}: not accepted here; drop it")
+                raise InputError(f"--{x.name.replace('_', '-')}: not accepted here; drop it")
         if args.out and (args.resume or command == "evaluate"):
             raise InputError("--out: expected with a new run or figures only; drop it")
         if command == "figures":
@@ -1091,7 +1091,7 @@ def main(argv: list[str] | None = None) -> int:
             run = args.resume or args.out or Path("runs", "-".join(filter(None, parts)))
             run_train(s, run, torch.device(args.device), bool(args.resume))
     except (InputError, OSError, BrokenExecutor, KeyboardInterrupt) as error:
-        print(f"error: {str(error) or 'interrupted; see --resume'}", file=sys.stderr)
+        print(f"error: {str(error) or 'interrupted; --resume continues a run'}", file=sys.stderr)
         return 2
     return 0
 

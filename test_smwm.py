@@ -650,8 +650,8 @@ def test_bad_settings_end_in_one_line(folder, capsys):
     assert re.search("lam +.* .0.09.", capsys.readouterr().out)  # the default of sigreg
     run(f"train {TINY} --out one", capsys=capsys)
     for args, words in {
-        "--variant dotted": "its variants are single",
-        "--batch 0": "--batch: expected 1 or more, got 0",
+        "--variant dotted": "the variants are single",
+        "--batch 0": "--batch: expected 1 <= x < inf, got 0",
         "--history 4": "expected --history < --window, got 4 and 4",
         "--elites 400": "expected elites <= samples",
         "--goal-offset 60": "expected train episodes of more than 62 frames",
