@@ -428,7 +428,7 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
     goals, goal_obs = data.states[rows + s.goal_offset], data.frames[rows + s.goal_offset]
     at = (rows[:, None] + np.arange(-lead, budget + 1)).clip(max=len(data.states) - 1)
-    states, actions = data.states[at], data.actions[at].numpy()
+    states, actions = data.states[at], data.actions[at].numpy()  # a task starts in column `lead`
     states[:, lead + 1 :], actions[:, lead:] = np.nan, np.nan  # the future is played below
     worlds, solved = [envs.make(s.env, s.variant, s.size) for _ in rows], np.full(len(rows), -1)
     for i, world in enumerate(worlds):
@@ -437,16 +437,16 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     chunk, back, m = s.block * s.horizon, s.block * (s.history - 1), actions.shape[2]
     # 3,000 sequences fit the cache of a CPU; a GPU takes all tasks at once
-    group = len(rows) if model is not None and model.act_mean.is_cuda else max(1, 3000 // s.samples)
+    size = len(rows) if model is not None and model.act_mean.is_cuda else max(1, 3000 // s.samples)
     for t in range(lead, lead + budget, chunk):
-        left, acts = np.flatnonzero(solved < 0), rng.uniform(-1, 1, (len(rows), chunk, m))
-        for part in progress([left[i : i + group] for i in range(0, len(left), group)], "plan"):
-            if model is not None:  # without one they stay random
-                seen = states[part, t - back : t + 1 : s.block]
-                obs = np.array([[worlds[0].render_state(x) for x in task] for task in seen])
-                past = actions[part, t - back : t]
-                acts[part] = plan(model, obs, goal_obs[part], past, seed=t, **sizes).cpu()
-        for i in left:
+        unsolved, acts = np.flatnonzero(solved < 0), rng.uniform(-1, 1, (len(rows), chunk, m))
+        groups = [unsolved[i : i + size] for i in range(0, len(unsolved), size)]
+        for group in progress(groups if model is not None else [], "plan"):  # else acts stay random
+            seen = states[group, t - back : t + 1 : s.block]
+            obs = np.array([[worlds[0].render_state(x) for x in task] for task in seen])
+            past = actions[group, t - back : t]
+            acts[group] = plan(model, obs, goal_obs[group], past, seed=t, **sizes).cpu()
+        for i in unsolved:
             for j, action in enumerate(acts[i, : lead + budget - t], t):
                 info = worlds[i].advance(action)
                 actions[i, j], states[i, j + 1] = action, info["state"]
@@ -640,7 +640,7 @@ def open_dataset(folder: str | Path, shown: str | Path = "") -> Dataset:
             raise InputError(f"{shown}/{name}.npy: expected {expected}, got {got}")
 
     count, side = frames.shape[:2] if frames.ndim == 4 else (0, 0)
-    good = count and frames.dtype == np.uint8 and frames.shape[2:] == (side, 3) and side % 16 == 0
+    good = frames.dtype == np.uint8 and frames.shape[2:] == (side, 3) and side % 16 == 0 < side
     expect("frames", good, "uint8 (n, S, S, 3), S a multiple of 16")
     good = ends.ndim == 1 and ends.dtype.kind in "iu" and len(ends) > 1 and ends[-1] == count
     good = good and np.diff(ends, prepend=0).min() > 0
@@ -669,6 +669,7 @@ def collect(s: Settings, root: str | Path = "data") -> Path:
     path = Path(root) / f"{s.env}-{s.variant}-{s.size}px-{count}x{s.episode}-{key}"
     if path.exists():
         return path
+    assert world.observation_space.contains(world.reset(seed=0)[0]), "render_state: expected uint8"
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(torch.get_num_threads(), context, start_worker)
     try:
@@ -778,16 +779,16 @@ class Recorder:
 def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> None:
     """Collect the data, train, save and evaluate."""
     if run.exists() and not resume:
-        raise InputError(f"{run}: it exists; delete it, use another --out, or --resume it")
+        raise InputError(f"{run}: it exists; use another --out, or --resume it")
     if not s.data:  # two stand-in episodes: bad settings are refused before a long collection
-        check_windows(Dataset([], [], [s.episode, 2 * s.episode]), s)
+        check_data(Dataset([], [], [s.episode, 2 * s.episode]), s)
         s = replace(s, data=str(collect(s)))  # the run stays on this data
     data = open_dataset(s.data)
     s = replace(s, size=data.frames.shape[1])
-    check_windows(data, s)
     fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     model = build_model(s, data.actions.shape[1], fast).to(device)
     model, _, state = load_checkpoint(run / "checkpoint.pt", device) if resume else (model, s, None)
+    check_data(data, s, model)
     if device.type == "cuda" and data.frames.numel() < torch.cuda.mem_get_info(device)[0] / 2:
         data.frames = data.frames.to(device)
     if not resume:
@@ -810,7 +811,10 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
     evaluate(run, model, data, s)
 
 
-def check_windows(data: Dataset, s: Settings) -> None:
+def check_data(data: Dataset, s: Settings, model: WorldModel | None = None) -> None:
+    sizes = *data.frames.shape[1:2], *data.actions.shape[1:]
+    if model and sizes != (model.size, len(model.act_mean) // s.block):
+        raise InputError(f"{s.data}: expected the data of the training, got other sizes {sizes}")
     planning = s.block * max(2, s.history - 1) + s.goal_offset if s.env else 0
     span = max(planning, s.block * max(s.window - 1, s.history))
     for split in data.episodes:
@@ -823,7 +827,7 @@ def check_windows(data: Dataset, s: Settings) -> None:
 # ==== Evaluation ================================================================================
 def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str = "") -> None:
     """Probe and plan, print the results, and write them to metrics.json of the run folder."""
-    check_windows(data, s)
+    check_data(data, s, model)
     world = envs.make(s.env, s.variant, s.size) if s.env else None
     sizes = data.states.shape[1], data.actions.shape[1]
     if world and sizes != (len(world.state()), len(world.action_space.low)):
@@ -855,10 +859,8 @@ def evaluate(run: Path, model: WorldModel, data: Dataset, s: Settings, name: str
 
 def score_planning(model: WorldModel, data: Dataset, s: Settings) -> tuple[dict, dict]:
     """Success of planner and random actions in all tasks, and in those not solved at the start."""
-    start, plans = time.perf_counter(), evaluate_planning(model, data, s)
-    spent, solved = time.perf_counter() - start, plans["solved"]
-    steps = np.where(solved < 0, 2 * s.goal_offset, solved)  # that each task took
-    scores = {"seconds_per_plan": spent / max(1, np.ceil(steps / (s.block * s.horizon)).sum())}
+    scores, plans = {}, evaluate_planning(model, data, s)
+    solved = plans["solved"]
     random = evaluate_planning(None, data, s)["solved"] >= 0
     subsets = ("", np.full(len(solved), True)), ("_unsolved", solved != 0)
     for suffix, some in (pair for pair in subsets if pair[1].any()):
@@ -932,9 +934,9 @@ def figures(runs: list[Path], folder: Path) -> None:
     """Draw runs side by side, and the plans of each, from saved results."""
     results = [load_results(run) for run in runs]
     pictures = {"latents": draw_latents(results)}
-    for run, (s, _, arrays, _) in zip(runs, results, strict=True):
+    for s, latent, arrays, _ in results:
         if "solved" in arrays and s.env in envs.ENVS:
-            pictures[f"plans-{run.resolve().name}"] = draw_plans(s, arrays)
+            pictures[f"plans-{latent['run']}"] = draw_plans(s, arrays)
     for name, figure in pictures.items():
         with replacing(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=110)
@@ -947,7 +949,7 @@ def load_results(run: Path) -> tuple[Settings, dict, dict, np.ndarray]:
         arrays = dict(np.load(run / "evaluation.npz", allow_pickle=False))
         log = np.genfromtxt(run / "log.csv", delimiter=",", names=True)
         s, metrics = (read_json(run / f"{name}.json") for name in ("settings", "metrics"))
-        return Settings(**s), metrics["latent"], arrays, log
+        return Settings(**s), metrics["latent"] | {"run": run.resolve().name}, arrays, log
     except Exception as error:  # whatever the files are, they are not those of a finished run
         raise InputError(f"{run}: expected a finished run, got: {error}") from error
 
@@ -959,8 +961,7 @@ def draw_latents(results: list):
     first, _, arrays, _ = results[0]
     world, names = envs.ENVS.get(first.env), [x for x in arrays if x.startswith("target ")]
     names = [x.removeprefix("target ") for x in names if all(x in own for _, _, own, _ in results)]
-    size = 3 * len(results) + 3, 2.7 * len(names) + 5.4
-    shape = len(names) + 2, len(results) + 1
+    shape, size = (len(names) + 2, len(results) + 1), (3 * len(results) + 3, 2.7 * len(names) + 5.4)
     figure, grid = pyplot.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
     for name, row in zip(names, grid, strict=False):
         angle = world and name in world.angles
@@ -971,7 +972,7 @@ def draw_latents(results: list):
             row[0].invert_yaxis()  # y points down, as in most frames
         for axes, (_, _, own, _) in zip(row[1:], results, strict=True):
             axes.scatter(*own["components"].T, 2, colours(own[f"target {name}"], angle)[1])
-    for column, (s, latent, own, log) in zip(grid.T[1:], results, strict=True):
+    for column, (_, latent, own, log) in zip(grid.T[1:], results, strict=True):
         share = 100 * np.array(latent["spectrum"]) / sum(latent["spectrum"])
         text = f"effective dimension {latent['effective_dim']:.2f}"
         column[-2].bar(np.arange(len(share[:10])) + 1, share[:10])
@@ -984,10 +985,10 @@ def draw_latents(results: list):
         for axes in (*column[:-2], column[-1]):
             axes.set(xlabel=f"PC 1 ({share[0]:.0f}%)", ylabel=f"PC 2 ({share[1]:.0f}%)")
             axes.set_aspect("equal", "datalim")
-        column[0].set_title(f"{s.env} {s.variant or s.data}, {s.method}, seed {s.seed}", size=10)
+        column[0].set_title(latent["run"], size=10)
         loss = "forward" if "forward" in log.dtype.names else "loss"
         for axes, term in ((grid[-2, 0], loss), (grid[-1, 0], "spread")):
-            axes.loglog(log["step"], log[term], label=f"{s.method}, seed {s.seed}")
+            axes.loglog(log["step"], log[term], label=latent["run"])
             axes.set(xlabel="step", title="$L_{fwd}$" if term == "forward" else term)
             axes.legend(fontsize=8)
     return figure
@@ -1035,7 +1036,7 @@ def draw_plans(s: Settings, arrays: dict):
 # ==== Command line ==============================================================================
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line, made from Settings. Its help shows the defaults that would be used."""
-    usage = "smwm.py train [--resume RUN] | evaluate RUN ... | figures RUN ... [options]"
+    usage = "smwm.py train [--out|--resume RUN] | evaluate RUN ... | figures RUN ... [--out FOLDER]"
     peek = argparse.ArgumentParser(usage=usage, add_help=False, argument_default=argparse.SUPPRESS)
     for name in ("env", "variant", "method", "data"):
         peek.add_argument(f"--{name}")
@@ -1055,8 +1056,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         names = f": {', '.join(known[x.name])}" if x.name in known else ""
         text = f"{x.metadata['help']}{names} [{getattr(defaults, x.name)}]"
         option = dict(type=x.type, choices=known.get(x.name), default=argparse.SUPPRESS, help=text)
-        group, flag = groups[x.metadata["group"]], f"--{x.name.replace('_', '-')}"
-        group.add_argument(flag, metavar="", **option)
+        name, group = f"--{x.name.replace('_', '-')}", groups[x.metadata["group"]]
+        group.add_argument(name, metavar="", **option)
     return parser.parse_args(argv)
 
 
@@ -1068,15 +1069,14 @@ def main(argv: list[str] | None = None) -> int:
     given = {x.name: getattr(args, x.name) for x in fields(Settings) if x.name in args}
     command, runs, training = args.command, args.runs, args.command == "train"
     try:
-        if (training and runs) or (not training and (args.resume or not runs)):
-            raise InputError("expected train [--resume RUN], evaluate RUN ... or figures RUN ...")
         new = training and not args.resume
+        wrong = runs if training else (args.resume or not runs)
+        if wrong or (args.out and not new and command != "figures"):
+            raise InputError("expected train, evaluate RUN ... or figures RUN ...; see --help")
         for x in fields(Settings):
             free = new or (command == "evaluate" and x.metadata["group"] == "evaluation")
             if x.name in given and not free:
                 raise InputError(f"--{x.name.replace('_', '-')}: not accepted here; drop it")
-        if args.out and (args.resume or command == "evaluate"):
-            raise InputError("--out: expected with a new run or figures only; drop it")
         if command == "figures":
             figures(runs, args.out or runs[0] / "figures")
         elif command == "evaluate":
