@@ -37,9 +37,9 @@ class PixelEnv(gym.Env):
         probe_targets(states (n, d))        name -> (n, j): what a latent should hold
         behavior(rng) -> policy             data collection for one episode, policy(env) -> action
 
-    and, where the state is not all in `self._state`, which __init__ sets, state(), _set_state().
-    Raises ValueError on an action, a state or a goal of wrong shape or with NaN, and on an unknown
-    option. A copied or unpickled one continues identically."""
+    and sets `self._state` in __init__; where that is not the whole state, it overrides state() and
+    _set_state(), too. Raises ValueError on an action, a state or a goal of wrong shape or not
+    finite, and on an unknown option. A copied or unpickled environment continues identically."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     VARIANTS: dict[str, dict] = {"default": {}}  # name -> constructor arguments
@@ -358,10 +358,10 @@ class Sprite(PixelEnv):
 class TwoRoom(PixelEnv):
     """A round agent in a square of 224 x 224 units, cut by a wall with one door.
 
-    The published rule (stable-worldmodel): a step is cut at the border; a step that enters the
-    wall's zone from the side it started on, outside the door, stops 0.5 units before the wall. The
-    border is 14 wide. The wall is at x = 112, 10 thick; its door is centred at y = 49 with
-    half-size 14.
+    The border is 14 wide. The wall is at x = 112, 10 thick; its door is centred at y = 49 with
+    half-size 14. The published rule (stable-worldmodel): a step is cut at the border. A step that
+    ends more than 15.75 from the door's y and overlaps the wall, or lies beyond it, ends with
+    the agent 0.5 before the wall.
 
     Action: displacement (x, y) in units of the speed, 5 units a step. State: x, y; y points down.
     Start: uniform in the two rooms, where the agent (radius 7) touches neither border nor wall.
@@ -440,9 +440,9 @@ class TwoRoom(PixelEnv):
 class Reacher(PixelEnv):
     """The two-link planar arm of the DeepMind Control Suite, with identical physics (MuJoCo).
 
-    One timestep of 0.02 s an action, contacts off, links of 0.12 m and 0.12 m (the second drawn
-    0.10 m, and a ball at its tip), capsules of radius 0.01 m, joint damping 0.01, the wrist limited
-    to 160 degrees each way. The frame shows 0.6 x 0.6 m from above, and no target.
+    One timestep of 0.02 s an action, contacts off, joint damping 0.01, the wrist limited to 160
+    degrees each way. Links are capsules of radius 0.01 m, 0.12 and 0.10 m long. A ball is 0.12 m
+    from the wrist. The frame shows 0.6 x 0.6 m from above, and no target.
 
     Action: control of the motors at shoulder and wrist, gear 0.05.
     State: shoulder and wrist angle (rad), their velocities (rad/s).
@@ -634,8 +634,9 @@ class PushT(PixelEnv):
     def behavior(self, rng: np.random.Generator):
         """Push the block towards a pose, walking round it between pushes; then towards another.
 
-        The first pose is near (256, 256, pi/4), where the published demonstrations end. A push
-        starts squarely at the best of 24 points of the outline, with its own noise, up to 0.2."""
+        The first pose is near (256, 256, pi/4), where the published demonstrations end. Each
+        push starts square to the outline, at the best of 24 of its points. It draws the deviation
+        of its actions' noise, up to 0.2."""
         right = [(60, 0), (60, 30), (15, 30), (15, 120)]
         corners = np.array([(-60, 0), *right, (-15, 120), (-15, 30), (-60, 30)], np.float64)
         edges = np.roll(corners, -1, 0) - corners
@@ -802,8 +803,8 @@ class Cube(PixelEnv):
         mujoco.mj_step(self._model, self._data, self.SUBSTEPS)
 
     def render_state(self, state: np.ndarray) -> np.ndarray:
-        """One ray a pixel that may not be bare table, and 3 x 3 where neighbouring pixels hit
-        different things."""
+        """Cast a ray for each pixel that may not be bare table, and 3 x 3 rays where neighbouring
+        pixels hit different things."""
         model, scene, size = self._model, self._scene, self.size
         scene.qpos[:11], scene.qpos[11:] = state[:11], self.FINGER_TRAVEL * (1 - state[11])
         mujoco.mj_kinematics(model, scene)
@@ -843,7 +844,7 @@ class Cube(PixelEnv):
         return down @ across.T > 0
 
     def _cast(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Colours (n, 3) and geom ids (n,), 100 more in a shadow, at frame positions in pixels."""
+        """Colours (n, 3) and geom ids (n,), plus 100 in shadow, at pixel positions x, y (n,)."""
         right, up = (2 * x / self.size - 1) * self.HALF, (1 - 2 * y / self.size) * self.HALF
         rays = self.FORWARD + right[:, None] * (0, 1, 0) + up[:, None] * self.UP
         n, scene = len(x), self._scene

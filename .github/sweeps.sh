@@ -22,6 +22,7 @@ tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
     done
   done <<< $'tworoom 300\nreacher 600\npusht 1500\ncube 1500\ngrasps 1500'
   for lam in 0 0.1 30; do tune pusht smwm $lam 2e-3 1500; done
+  tune cube smwm 0.1 2e-3 1500
   for rate in 1e-3 4e-3; do tune pusht smwm 30 $rate 1500; done
   tune pusht smwm 10 8e-3 1500
   tune pusht sigreg 0.09 8e-3 1500
@@ -37,7 +38,7 @@ long() {  # ENV RATE, all steps of the preset
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
   echo "long-pusht-smwm-1.2M --env pusht --frames 1200000 --seed 0 --tasks 300"
   for seed in 1 2 3; do
-    echo "grasps-lam1-smwm-s$seed --env grasps --lam 1 --seed $seed"
+    for env in cube grasps; do echo "$env-lam1-smwm-s$seed --env $env --lam 1 --seed $seed"; done
     echo "pusht-lam30-smwm-s$seed --env pusht --lam 30 --seed $seed"
     echo "pusht-8k-smwm-s$seed --env pusht --steps 8000 --seed $seed"
   done
