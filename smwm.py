@@ -321,7 +321,7 @@ def train(model: WorldModel, data: Dataset, s: Settings, after_step=None, resume
         generator.set_state(resume["generator"].cpu())
 
     def update(obs: Tensor, act: Tensor, lr: Tensor) -> dict[str, Tensor]:
-        act = model.standardise(act)
+        act = (act - model.act_mean) / model.act_std
         with torch.autocast(device.type, torch.bfloat16, enabled=model.bf16):
             z = model.encode(obs)  # (B, T, D)
             loss, terms = METHODS[s.method](model, z, act, lam=s.lam, generator=generator)
