@@ -172,7 +172,7 @@ class WorldModel(nn.Module):
         return (acts - self.act_mean) / self.act_std
 
     def encode(self, obs: Tensor | np.ndarray) -> Tensor:
-        """Frames (B, ..., H, W, 3), uint8 or ValueError, resized to S, to latents (B, ..., D)."""
+        """Latents (B, ..., D) of frames (B, ..., H, W, 3), resized to S. ValueError if not uint8."""
         obs = torch.as_tensor(obs if torch.is_tensor(obs) else np.array(obs))
         if obs.dtype != torch.uint8 or obs.ndim < 4 or obs.shape[-1] != 3:
             raise ValueError(f"expected uint8 (B, ..., H, W, 3), got {obs.dtype} {[*obs.shape]}")
@@ -814,7 +814,7 @@ def run_train(s: Settings, run: Path, device: torch.device, resume: bool) -> Non
 def check_data(data: Dataset, s: Settings, model: WorldModel | None = None) -> None:
     sizes = *data.frames.shape[1:2], *data.actions.shape[1:]
     if model and sizes != (model.size, len(model.act_mean) // s.block):
-        raise InputError(f"{s.data}: expected the data of the training, got other sizes {sizes}")
+        raise InputError(f"{s.data}: expected the data of the training, got (S, m) = {sizes}")
     planning = s.block * max(2, s.history - 1) + s.goal_offset if s.env else 0
     span = max(planning, s.block * max(s.window - 1, s.history))
     for split in data.episodes:
