@@ -172,7 +172,7 @@ class WorldModel(nn.Module):
         return (acts - self.act_mean) / self.act_std
 
     def encode(self, obs: Tensor | np.ndarray) -> Tensor:
-        """Latents (B, ..., D) of frames (B, ..., H, W, 3), resized to S. ValueError if not uint8."""
+        """Latents (B, ..., D) of frames (B, ..., H, W, 3), resized to S, uint8 or ValueError."""
         obs = torch.as_tensor(obs if torch.is_tensor(obs) else np.array(obs))
         if obs.dtype != torch.uint8 or obs.ndim < 4 or obs.shape[-1] != 3:
             raise ValueError(f"expected uint8 (B, ..., H, W, 3), got {obs.dtype} {[*obs.shape]}")
