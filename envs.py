@@ -698,10 +698,10 @@ class PushT(PixelEnv):
 class Cube(PixelEnv):
     """A gripper with two fingers and a cube on a table (after OGBench cube-single; MuJoCo).
 
-    Physics 0.002 s, control 0.05 s. The gripper really grasps, by contact and friction; its fingers
-    follow their target with a time constant of 0.2 s. The original's arm is transparent and is left
-    out: a carriage holds the gripper in x [0.25, 0.6], y [-0.35, 0.35], z [0.02, 0.35] m. The frame
-    is from a camera in front, looking down at 40 degrees.
+    Physics 0.002 s, control 0.05 s. The gripper really grasps, by contact and friction. As in the
+    original, its fingers cover a third of the way to their target in a step. The original's arm is
+    transparent and is left out: a carriage holds the gripper in x [0.25, 0.6], y [-0.35, 0.35],
+    z [0.02, 0.35] m. The frame is from a camera in front, looking down at 40 degrees.
 
     Action: targets relative to where the gripper is: x, y, z in units of 0.05 m, yaw in units of
     0.3 rad, opening in units of 1 (positive closes).
@@ -720,7 +720,7 @@ class Cube(PixelEnv):
         <default class="finger">
           <geom type="box" size="0.012 0.008 0.025" mass="0.02" condim="4"/>
           <joint type="slide" range="0 0.04"/>
-          <position kp="750" kv="25" forcerange="-15 15" timeconst="0.2"/>
+          <position kp="750" kv="90"/>
         </default>
       </default>
       <worldbody>
