@@ -716,17 +716,19 @@ class Cube(PixelEnv):
     <mujoco>
       <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
       <default>
-        <position kp="1500" kv="55"/>
+        <position kp="1500" kv="133"/>
         <default class="finger">
-          <geom type="box" size="0.012 0.008 0.025" mass="0.02" condim="4"/>
+          <geom type="box" size="0.012 0.008 0.025" mass="0.02" friction="0.7" priority="1"
+                solref="0.004 1"/>
           <joint type="slide" range="0 0.04"/>
-          <position kp="750" kv="90"/>
+          <position kp="2200" kv="264"/>
         </default>
       </default>
       <worldbody>
         <geom name="table" type="plane" size="0 0 0.1"/>
         <body name="cube" pos="0.4 0 0.02">
-          <freejoint/><geom name="cube" type="box" size="0.02 0.02 0.02" density="1000" condim="4"/>
+          <freejoint/>
+          <geom name="cube" type="box" size="0.02 0.02 0.02" density="1240" solref="0.004 1"/>
         </body>
         <body name="gripper" gravcomp="1">
           <inertial pos="0 0 0.05" mass="0.35" diaginertia="0.002 0.002 0.002"/>
@@ -742,7 +744,7 @@ class Cube(PixelEnv):
       </worldbody>
       <actuator>
         <position joint="x"/><position joint="y"/><position joint="z"/>
-        <position joint="yaw" kp="40" kv="0.6"/>
+        <position joint="yaw" kp="40" kv="8"/>
         <position joint="left" class="finger"/><position joint="right" class="finger"/>
       </actuator>
     </mujoco>"""
@@ -920,7 +922,7 @@ class Cube(PixelEnv):
             way = target - hand
             way *= 5 * max(1.0, 0.4 / (np.linalg.norm(way) + 1e-6))  # at least 0.4 m, times 5
             move = np.clip([*way, 3 * turn], -1, 1) + rng.normal(0, noise * spread)
-            action = np.append(0.3 * np.clip(move, -1, 1), close + rng.normal(0, 10 * noise))
+            action = np.append(move, close + rng.normal(0, 10 * noise))
             return np.clip(action, -1, 1).astype(np.float32)
 
         return policy
