@@ -698,10 +698,10 @@ class PushT(PixelEnv):
 class Cube(PixelEnv):
     """A gripper with two fingers and a cube on a table (after OGBench cube-single; MuJoCo).
 
-    Physics 0.002 s, control 0.05 s. The gripper really grasps, by contact and friction; its fingers
-    follow their target with a time constant of 0.2 s. The original's arm is transparent and is left
-    out: a carriage holds the gripper in x [0.25, 0.6], y [-0.35, 0.35], z [0.02, 0.35] m. The frame
-    is from a camera in front, looking down at 40 degrees.
+    Physics 0.002 s, control 0.05 s. The gripper really grasps, by contact and friction. As in the
+    original, its fingers cover a third of the way to their target in a step. The original's arm is
+    transparent and is left out: a carriage holds the gripper in x [0.25, 0.6], y [-0.35, 0.35],
+    z [0.02, 0.35] m. The frame is from a camera in front, looking down at 40 degrees.
 
     Action: targets relative to where the gripper is: x, y, z in units of 0.05 m, yaw in units of
     0.3 rad, opening in units of 1 (positive closes).
@@ -711,22 +711,24 @@ class Cube(PixelEnv):
     yaw; gripper open, anywhere in its range with z of 0.15 m or more, any yaw.
     Success: the cube within 0.04 m of its goal position."""
 
-    FINGER_TRAVEL = 0.04  # m from the centre to a finger when open
+    FINGER_TRAVEL = 0.045  # m from the centre to a finger when open
     XML = """
     <mujoco>
       <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
       <default>
-        <position kp="1500" kv="55"/>
+        <position kp="1500" kv="133"/>
         <default class="finger">
-          <geom type="box" size="0.012 0.008 0.025" mass="0.02" condim="4"/>
-          <joint type="slide" range="0 0.04"/>
-          <position kp="750" kv="25" forcerange="-15 15" timeconst="0.2"/>
+          <geom type="box" size="0.012 0.008 0.025" mass="0.02" friction="0.7" priority="1"
+                solref="0.004 1"/>
+          <joint type="slide" range="0 0.045"/>
+          <position kp="1000" kv="120"/>
         </default>
       </default>
       <worldbody>
         <geom name="table" type="plane" size="0 0 0.1"/>
         <body name="cube" pos="0.4 0 0.02">
-          <freejoint/><geom name="cube" type="box" size="0.02 0.02 0.02" density="1000" condim="4"/>
+          <freejoint/>
+          <geom name="cube" type="box" size="0.02 0.02 0.02" density="1240" solref="0.004 1"/>
         </body>
         <body name="gripper" gravcomp="1">
           <inertial pos="0 0 0.05" mass="0.35" diaginertia="0.002 0.002 0.002"/>
@@ -742,7 +744,7 @@ class Cube(PixelEnv):
       </worldbody>
       <actuator>
         <position joint="x"/><position joint="y"/><position joint="z"/>
-        <position joint="yaw" kp="40" kv="0.6"/>
+        <position joint="yaw" kp="40" kv="8"/>
         <position joint="left" class="finger"/><position joint="right" class="finger"/>
       </actuator>
     </mujoco>"""
@@ -790,7 +792,7 @@ class Cube(PixelEnv):
         mujoco.mj_resetData(self._model, data)
         data.qpos[:3] = *rng.uniform(self.CUBE_LOW, self.CUBE_HIGH), self.CUBE
         data.qpos[3:7] = math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)
-        data.qpos[7:10] = rng.uniform([*self.LOW[:2], 0.15], self.HIGH)
+        data.qpos[7:10] = rng.uniform([*self.LOW[:2], 0.2], self.HIGH)
         data.qpos[10], data.qpos[11:] = rng.uniform(-math.pi, math.pi), self.FINGER_TRAVEL
         return self.state()
 
@@ -871,57 +873,51 @@ class Cube(PixelEnv):
         return dict(zip(self.controlled, values, strict=True))
 
     def behavior(self, rng: np.random.Generator):
-        """Fetch the cube, carry it to a place, open the fingers, leave. Then comes a new place.
+        """Carry the cube to a place, leave, and carry it there again, until the episode ends.
 
-        The rules are those of OGBench's CubeMarkovOracle, as stable-worldmodel uses them. The next
-        action follows from the state and the place alone, so another grasp mends a slip. The hand
-        does not slow down near its target. Each episode draws the noise of its actions: 3 times as
-        much for the yaw, 10 times for the opening. The original's arm lags by 0.2 s, so that a full
-        action of 5 cm moves its hand by 1.1 cm. The carriage hardly lags. It gets 0.3 of a full
-        action, which moves it by 1.2 cm."""
-        noise, spread = rng.uniform(0, 0.1), np.array([1, 1, 1, 3])
-        over, height = np.array([0, 0, 0.18]), 0.16  # m
-        left, place, rest = 0, None, None  # steps for this place; cube's and hand's x, y, z, yaw
+        This is OGBench's CubePlanOracle with one place an episode, as stable-worldmodel's
+        environment sets it. A plan leads the hand past 11 poses in about 90 steps, whether the grasp
+        succeeds or not. Smoothed noise of a tenth of a full action is added to it."""
+        place = np.array([*rng.uniform(self.CUBE_LOW, self.CUBE_HIGH), self.CUBE])
+        yaw, plan = rng.uniform(-math.pi, math.pi), []
+
+        def new_plan(here: np.ndarray, cube: np.ndarray, cube_yaw: float) -> list[np.ndarray]:
+            """Targets x, y, z, yaw, opening, a step apart, from the hand's present ones."""
+            at_cube = here[3] + math.remainder(cube_yaw - here[3], math.pi / 2)
+            at_place = at_cube + math.remainder(yaw - at_cube, math.pi / 2)
+            rest = rng.uniform([*self.LOW[:2], 0.2], self.HIGH)
+            over_cube, over_place = (x + [0, 0, rng.uniform(0.1, 0.2)] for x in (cube, place))
+            between = (over_cube + over_place) / 2
+            between[2] = here[2]
+            between += rng.uniform([-0.1, -0.1, 0], [0.1, 0.1, 0.2])
+            rest_yaw = at_place + rng.uniform(-math.pi, math.pi)
+            poses = [  # x, y, z, yaw, opening; steps from the pose before
+                (*here[:3], here[3], 0, 0),
+                (*over_cube, at_cube, 0, 8),
+                (*cube, at_cube, 0, 12),
+                (*cube, at_cube, 1, 8),
+                (*over_cube, at_cube, 1, 8),
+                (*between, (at_cube + at_place) / 2, 1, 8),
+                (*over_place, at_place, 1, 8),
+                (*place, at_place, 1, 12),
+                (*place, at_place, 0, 8),
+                (*over_place, at_place, 0, 8),
+                (*rest, rest_yaw, 0, 8),
+            ]
+            *poses, steps = np.array(poses).T
+            times = steps.cumsum() + np.append(0, rng.uniform(-1.6, 1.6, 10))
+            t = np.arange(0, times[-1])
+            targets = np.stack([np.interp(t, times, values) for values in poses], 1)
+            noise = np.pad(rng.normal(0, 0.1 * self.SCALE, targets.shape), ((1, 1), (0, 0)), "edge")
+            return [*(targets + 0.11 * noise[:-2] + 0.78 * noise[1:-1] + 0.11 * noise[2:])]
 
         def policy(env: "Cube") -> np.ndarray:
-            nonlocal left, place, rest
-            if left == 0:
-                yaws = rng.uniform(-math.pi, math.pi, 2)
-                place = np.array([*rng.uniform(self.CUBE_LOW, self.CUBE_HIGH), self.CUBE, yaws[0]])
-                rest = np.append(rng.uniform([*self.LOW[:2], 0.2], self.HIGH), yaws[1])
-                left = 200
-            left -= 1
-            qpos, pairs = env._data.qpos, env._data.contact.geom
-            cube, hand, yaw = qpos[:3], qpos[7:10], qpos[10]
-            to_cube = math.remainder(2 * math.atan2(qpos[6], qpos[3]) - yaw, math.pi / 2)
-            to_place = math.remainder(place[3] - yaw, math.pi / 2)
-            # Geom 0 is the table, 1 the cube, the others are fingers.
-            touching = len({*pairs[(pairs == 1).any(1)].flat} - {0, 1})
-            high, near = hand[2] > height, np.linalg.norm(cube - hand) <= 0.02
-            turn, close = to_place - to_cube, 1.0  # from the cube's yaw to the place's
-            if np.linalg.norm(place[:3] - cube) > 0.02:
-                if not (near and touching == 2):  # fetch it
-                    beside = np.linalg.norm((cube - hand)[:2]) > 0.04
-                    target, turn = cube + over if beside else cube, to_cube
-                    close = 1.0 if near else -1.0
-                elif np.linalg.norm((place[:3] - cube)[:2]) <= 0.04:  # lower it
-                    target = place[:3]
-                elif high:  # carry it
-                    target = place[:3] + over
-                else:  # lift it
-                    target = np.append(cube[:2], 2 * over[2])
-            elif touching:  # open the fingers
-                target, close = place[:3], -1.0
-            else:  # leave it
-                target = rest[:3] if high else np.append(cube[:2], 2 * height)
-                turn, close = rest[3] - yaw, -1.0
-                if np.linalg.norm(rest[:3] - hand) <= 0.04:
-                    left = 0
-            way = target - hand
-            way *= 5 * max(1.0, 0.4 / (np.linalg.norm(way) + 1e-6))  # at least 0.4 m, times 5
-            move = np.clip([*way, 3 * turn], -1, 1) + rng.normal(0, noise * spread)
-            action = np.append(0.3 * np.clip(move, -1, 1), close + rng.normal(0, 10 * noise))
-            return np.clip(action, -1, 1).astype(np.float32)
+            qpos, opening = env._data.qpos, env._opening()
+            here = np.append(qpos[7:11], opening)
+            if not plan:
+                cube_yaw = 2 * math.atan2(qpos[6], qpos[3])
+                plan.extend(new_plan(here, qpos[:3].copy(), cube_yaw))
+            return np.clip((plan.pop(0) - here) / self.SCALE, -1, 1).astype(np.float32)
 
         return policy
 

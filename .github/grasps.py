@@ -18,6 +18,11 @@ import smwm  # noqa: E402
 
 
 class Grasps(envs.Cube):
+    XML = envs.Cube.XML.replace(  # Cube's former fingers, with a filter of their targets
+        '<position kp="750" kv="90"/>',
+        '<position kp="750" kv="25" forcerange="-15 15" timeconst="0.2"/>',
+    )
+
     def behavior(self, rng: np.random.Generator):
         """Pick the cube up, carry it to a random place, put it down, wander about, and again. A few
         grasps go wrong, since the data should show that the cube does not always come along."""
