@@ -24,7 +24,7 @@ PARTS = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
 class Original(envs.Cube):
-    simulator = owner = None  # all instances share one simulator; the owner's state is in it
+    simulator = owner = None  # all instances share one simulator, which holds the owner's state
 
     def __init__(self, *, size: int = 64, render_mode: str | None = None):
         super().__init__(size=size, render_mode=render_mode)
@@ -74,25 +74,72 @@ class Original(envs.Cube):
         self._state = self._read()
 
     def behavior(self, rng: np.random.Generator):
-        """OGBench's CubeMarkovOracle with the noise of stable-worldmodel's ExpertPolicy."""
-        from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
+        """OGBench's CubePlanOracle as stable-worldmodel runs it, with one place an episode."""
+        from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
 
-        sim, noise = self.simulator, rng.uniform(0, 0.1) * np.array([1, 1, 1, 3, 10])
+        sim = self.simulator
         np.random.seed(int(rng.integers(2**31)))  # the oracle draws from it
-        oracle = CubeMarkovOracle(env=sim)
-        oracle.reset(None, None)
+        oracle, place = CubePlanOracle(env=sim), sim._data.mocap_pos.copy()
 
         def policy(env: "Original") -> np.ndarray:
             env._load()
             sim.pre_step()  # compute_ob_info reads what it stores
-            if oracle.done:
-                sim.set_new_target(return_info=False)
-                oracle.reset(None, None)
-            action = oracle.select_action(None, sim.compute_ob_info())
-            return np.clip(action + rng.normal(0, noise), -1, 1).astype(np.float32)
+            info = sim.compute_ob_info()
+            if oracle.done or oracle._plan is None:
+                sim._data.mocap_pos[:] = place
+                oracle.reset(None, info)
+            return np.clip(oracle.select_action(None, info), -1, 1).astype(np.float32)
 
         return policy
 
 
+def compare() -> None:
+    """Print how both worlds move, what is dropped, and how often the cube rests in the data."""
+    for name in ("original", "cube"):
+        world, rng = envs.make(name, "default", 16), np.random.default_rng(0)
+        for axis, unit in ((0, "m"), (3, "rad")):
+            action = np.zeros(5, np.float32)
+            world.reset(seed=3)
+            before = world.state()[7:11]
+            for _ in range(6):
+                action[axis] = math.copysign(1, 0.42 - before[axis] if axis == 0 else 1)
+                world.advance(action)
+            moved = abs(world.state()[7 + axis] - before[axis]) / 6
+            print(f"{name}: a full action moves entry {axis} by {moved:.3f} {unit} a step")
+        world.reset(seed=0)
+        ramp = []
+        for close in [1] * 4 + [-1] * 4:
+            world.advance(np.array([0, 0, 0, 0, close], np.float32))
+            ramp.append(round(float(world.state()[11]), 2))
+        print(f"{name}: opening after closing 4 times, opening 4 times {ramp}")
+        episodes, lifted = [], []
+        for seed in range(40):
+            world.reset(seed=seed)
+            policy, states = world.behavior(rng), []
+            for _ in range(200):
+                states.append(world.state())
+                world.advance(policy(world))
+            states = np.array(states)
+            episodes.append(states)
+            near = np.linalg.norm(states[:, :3] - states[:, 7:10], axis=1) < 0.02
+            lifted += [*states[(states[:, 2] > 0.1) & near][::20]]
+        for action, times in ((-0.3, 1), (-0.3, 2), (-1, 1), (-1, 2)):
+            dropped = 0
+            for state in lifted:
+                world.set_state(state)
+                for close in [action] * times + [1] * 12:
+                    world.advance(np.array([0, 0, 0, 0, close], np.float32))
+                now = world.state()
+                dropped += np.linalg.norm(now[:3] - now[7:10]) > 0.05
+            share = f"{dropped} of {len(lifted)}"
+            print(f"{name}: opening by {action}, {times} times, then closing drops {share}")
+        cube = np.array(episodes)[:, :, :3]
+        for later in (25, 40, 55, 70, 85):
+            rests = np.linalg.norm(cube[:, later:] - cube[:, :-later], axis=2) <= 0.04
+            print(f"{name}: within 4 cm of its place {later} steps later: {rests.mean():.2f}")
+
+
 envs.ENVS["original"] = Original
 smwm.PRESETS["original"] = smwm.PRESETS["cube"]
+if __name__ == "__main__":
+    sys.exit(compare() if sys.argv[1:] == ["compare"] else smwm.main())
