@@ -7,7 +7,7 @@ planner would solve with a perfect forward model. A plan of Push-T takes half a 
 
 import sys
 
-import deeper  # noqa: F401, adds its networks and grasps.py's environment
+import deeper  # noqa: F401, adds its networks and makes smwm importable
 import numpy as np
 import torch
 

@@ -1,17 +1,18 @@
 """smwm.py with two convolutions more in the encoder, 3 x 3 ones on sides of 16 and of 8.
 
-    python .github/deeper.py train --env grasps --networks deeper --frames 800000 --steps 16000
+    python .github/deeper.py train --env cube --networks deeper --decay 0.5 --steps 16000
 
-NOTES.md (Encoder) has what it changes in Cube on grasps and in Push-T.
+NOTES.md (Encoder) has what it changes in Cube's former data and in Push-T.
 """
 
 import sys
+from pathlib import Path
 
-import grasps  # noqa: F401, adds its environment and makes smwm importable
 import torch
 from torch import nn
 
-import smwm
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import smwm  # noqa: E402
 
 
 class Deeper(smwm.Encoder):

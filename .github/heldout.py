@@ -2,7 +2,7 @@
 
 import sys
 
-import deeper  # noqa: F401, adds its networks and grasps.py's environment
+import deeper  # noqa: F401, adds its networks and makes smwm importable
 import torch
 
 import smwm

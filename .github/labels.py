@@ -8,7 +8,7 @@ bounds from below how much of the state the frames show and the encoder can hold
 import math
 import sys
 
-import grasps  # noqa: F401, adds its environment and makes smwm importable
+import deeper  # noqa: F401, adds its networks and makes smwm importable
 import numpy as np
 import torch
 from torch import nn

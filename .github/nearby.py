@@ -9,7 +9,7 @@ the planner has searched well enough and the forward model is wrong about one of
 import sys
 from pathlib import Path
 
-import grasps  # noqa: F401, adds its environment and makes smwm importable
+import deeper  # noqa: F401, adds its networks and makes smwm importable
 import numpy as np
 import torch
 

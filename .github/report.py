@@ -12,13 +12,12 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-import grasps  # noqa: E402, F401  (adds its environment)
 import strokes  # noqa: E402, F401  (adds its environment)
 
 import envs  # noqa: E402
 import smwm  # noqa: E402
 
-DATA = {"strokes": "pusht, strokes", "grasps": "cube, grasps"}  # other data of an environment
+DATA = {"strokes": "pusht, strokes"}  # other data of an environment
 PUBLISHED = json.loads((HERE / "published.json").read_text())
 
 

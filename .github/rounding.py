@@ -12,7 +12,7 @@ batches, tasks and settings are those of smwm.py. To plan with other samples (sa
 import os
 import sys
 
-import grasps  # noqa: F401, adds its environment and makes smwm importable
+import deeper  # noqa: F401, adds its networks and makes smwm importable
 import torch
 
 import smwm

@@ -43,4 +43,3 @@ other() {  # ENV DATA METHODS: rows with other data of an environment, made by D
   done | xargs -P "$(nproc)" -L 1 .github/row.sh
 }
 other pusht strokes "smwm sigreg"  # the first edition's data
-other cube grasps "smwm sigreg forward"  # Cube's former data

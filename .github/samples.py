@@ -7,7 +7,7 @@ plans on a GPU where there is one, so a run that was trained on a CPU can be com
 import sys
 from functools import partial
 
-import deeper  # noqa: F401, adds its networks and grasps.py's environment
+import deeper  # noqa: F401, adds its networks and makes smwm importable
 import torch
 
 import smwm

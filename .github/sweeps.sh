@@ -3,8 +3,8 @@
 # success and R² against lam (both on seed 0, on which settings are chosen), the paper's lam, Push-T
 # with more data and steps, other encoders (deeper.py), other rounding (rounding.py), and success
 # against the distance of the goals. The last needs the runs of rows.sh with seed 1 in runs/.
-# Names with grasps are on the data of grasps.py, Cube's former data. gpu-pusht-8k-* and
-# gpu-grasps-long-smwm-s1 are rows that row.sh made on a GPU.
+# Names with grasps and oracle are of Cube's former data and simulation, and no longer made here: see
+# this file at commit a7ba3ed. gpu-pusht-8k-* and gpu-grasps-* are rows that row.sh made on a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
@@ -20,7 +20,7 @@ tune() {  # ENV METHOD LAM RATE STEPS, some 0.3 of the preset's steps
       tune "$env" smwm 10 $rate "$steps"
       tune "$env" sigreg 0.09 $rate "$steps"
     done
-  done <<< $'tworoom 300\nreacher 600\npusht 1500\ncube 1500\ngrasps 1500'
+  done <<< $'tworoom 300\nreacher 600\npusht 1500\ncube 1500'
   for lam in 0 0.1 30; do tune pusht smwm $lam 2e-3 1500; done
   tune cube smwm 0.1 2e-3 1500
   for rate in 1e-3 4e-3; do tune pusht smwm 30 $rate 1500; done
@@ -33,28 +33,21 @@ long() {  # ENV RATE, all steps of the preset
 {  # all steps: the default and the best of SIGReg's rates, data, the paper's lam and more steps
   for rate in 2e-3 4e-3; do long pusht $rate; done
   for rate in 1e-3 2e-3; do long tworoom $rate; done
-  for rate in 1e-3 2e-3; do echo "long-cube-smwm-lr$rate --env cube --lr $rate --seed 0 --tasks 300"; done
-  for lam in 10 100; do echo "long-grasps-smwm-lam$lam --env grasps --lam $lam --seed 0 --tasks 300"; done
   echo "long-pusht-smwm-0.6M --env pusht --seed 0 --tasks 300"
   echo "long-pusht-smwm-1.2M --env pusht --frames 1200000 --seed 0 --tasks 300"
   for seed in 1 2 3; do
-    for env in cube grasps; do echo "$env-lam1-smwm-s$seed --env $env --lam 1 --seed $seed"; done
+    echo "cube-lam1-smwm-s$seed --env cube --lam 1 --seed $seed"
     echo "pusht-lam30-smwm-s$seed --env pusht --lam 30 --seed $seed"
     echo "pusht-8k-smwm-s$seed --env pusht --steps 8000 --seed $seed"
-  done
-  for row in "smwm 1" "smwm 2" "sigreg 1"; do
-    echo "grasps-long-${row/ /-s} --env grasps --steps 16000 --method ${row% *} --seed ${row#* }"
   done
 } | xargs -P "$(nproc)" -L 1 .github/row.sh
 
 .github/row.sh pusht-32k-smwm-s1 --env pusht --steps 32000 --seed 1  # too many steps
 .github/row.sh pusht-1.2M-32k-smwm-s1 --env pusht --frames 1200000 --steps 32000 --seed 1  # not too many
-for env in pusht cube grasps; do  # worse in Push-T, better probes in Cube
+for env in pusht cube; do  # worse in Push-T, better probes in Cube
   deeper="--networks deeper --decay 0.5 --steps 16000"
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
 done
-deeper="--networks deeper --frames 800000 --steps 16000"  # trained with two threads
-SMWM=.github/deeper.py OMP_NUM_THREADS=2 .github/row.sh grasps-deeper-0.8M-smwm-s2 --env grasps $deeper --seed 2
 
 rounding() {  # NAME KIND ENV SEED [SETS OF SAMPLES]
   if [ -e "$RESULTS/$1/samples.txt" ]; then return; fi
@@ -64,14 +57,7 @@ rounding() {  # NAME KIND ENV SEED [SETS OF SAMPLES]
     2> /dev/null > "runs/$1/samples.txt"
   cp "runs/$1/samples.txt" "$RESULTS/$1"
 }
-for seed in 1 2 3; do rounding nudged-grasps-s$seed nudge grasps $seed; done
 rounding nudged-pusht-s1 nudge pusht 1
-for seed in 1 2; do rounding exact-grasps-s$seed exact grasps $seed; done
-if [ -e /dev/nvidia0 ]; then  # on a GPU alone
-  for kind in float32 sums exact; do
-    for seed in 1 2 3; do rounding gpu-$kind-grasps-s$seed $kind grasps $seed 3; done
-  done
-fi
 
 for env in dotworld tworoom reacher; do
   for lam in 0 0.1 1 10 100; do
@@ -82,16 +68,14 @@ done | xargs -P "$(nproc)" -L 1 .github/row.sh
 goals() {  # RUN OFFSET
   stored="$RESULTS/$(basename "$1")-goal$2"
   if [ -e "$stored/metrics.json" ]; then return; fi
-  script=smwm.py
-  if [[ $1 == *grasps* ]]; then script=.github/grasps.py; fi
-  python $script evaluate "$1" --goal-offset "$2" --probe-epochs 1 > /dev/null 2>&1 &&
+  python smwm.py evaluate "$1" --goal-offset "$2" --probe-epochs 1 > /dev/null 2>&1 &&
     mkdir -p "$stored" &&
     cp "$1/metrics-probe_epochs1-goal_offset$2.json" "$stored/metrics.json" &&
     echo "$stored"
 }
 export -f goals
 for offset in 40 55 70 85; do
-  for run in runs/{tworoom,reacher,pusht,cube,cube-grasps}-{smwm,sigreg,forward}-s1; do
+  for run in runs/{tworoom,reacher,pusht,cube}-{smwm,sigreg,forward}-s1; do
     echo "$run $offset"
   done
 done | xargs -P "$(nproc)" -L 1 bash -c 'goals "$@"' goals
