@@ -903,7 +903,7 @@ class Cube(PixelEnv):
                 (*rest, put_yaw + rng.uniform(-math.pi, math.pi), 0, 8),
             ]
             *entries, steps = np.array(poses).T
-            times = steps.cumsum() + np.append(0, rng.uniform(-1.6, 1.6, 10))
+            times = steps.cumsum() + np.append(0, rng.uniform(-1.6, 1.6, 10))  # a little uneven
             t = np.arange(0, times[-1])
             targets = np.stack([np.interp(t, times, entry) for entry in entries], 1)
             noise = np.pad(rng.normal(0, 0.1 * self.SCALE, targets.shape), ((1, 1), (0, 0)), "edge")
