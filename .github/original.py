@@ -2,10 +2,12 @@
 
     python .github/original.py train --env original --seed 1
     python .github/original.py compare
+    python .github/original.py transfer runs/cube-smwm-s1
 
 The arm, the gripper with its links, the contacts, the controller and the policy of the data are the
 original's. Frames are drawn by `envs.Cube` from the positions of cube, hand and fingers, since the
-original's renderer needs OpenGL. `compare` prints how both simulators answer the same actions.
+original's renderer needs OpenGL. `compare` prints how both simulators answer the same actions,
+`transfer` how many tasks a model trained in `envs.Cube` solves in the original's.
 """
 
 import math
@@ -139,7 +141,23 @@ def compare() -> None:
             print(f"{name}: within 4 cm of its place {later} steps later: {rests.mean():.2f}")
 
 
+def transfer(run: str) -> None:
+    model, s, _ = smwm.load_checkpoint(run)
+    data = smwm.open_dataset(smwm.collect(smwm.settings_for(env="original", frames=30_000)))
+    for seed in (1, 2):
+        s = smwm.replace(s, env="original", seed=seed, tasks=100)
+        for name, planner in ((s.method, model), ("random actions", None)):
+            solved = smwm.evaluate_planning(planner, data, s)["solved"]
+            start, end = (solved == 0).mean(), (solved >= 0).mean()
+            print(f"seed {seed}, {name}: {end:.0%} solved, {start:.0%} at the start", flush=True)
+
+
 envs.ENVS["original"] = Original
 smwm.PRESETS["original"] = smwm.PRESETS["cube"]
 if __name__ == "__main__":
-    sys.exit(compare() if sys.argv[1:] == ["compare"] else smwm.main())
+    if sys.argv[1:] == ["compare"]:
+        compare()
+    elif sys.argv[1:2] == ["transfer"]:
+        transfer(sys.argv[2])
+    else:
+        sys.exit(smwm.main())
