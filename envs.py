@@ -907,6 +907,7 @@ class Cube(PixelEnv):
             t = np.arange(0, times[-1])
             targets = np.stack([np.interp(t, times, entry) for entry in entries], 1)
             noise = np.pad(rng.normal(0, 0.1 * self.SCALE, targets.shape), ((1, 1), (0, 0)), "edge")
+            # the weights of a Gaussian of half a step, which smooths the noise
             return [*(targets + 0.11 * noise[:-2] + 0.78 * noise[1:-1] + 0.11 * noise[2:])]
 
         def policy(env: "Cube") -> np.ndarray:
