@@ -16,9 +16,9 @@ imagined end is nearest to the latent of a goal image. The agent executes them a
 
     python smwm.py train --env dotworld  # collect data, train, probe, plan
 
-Letters in shapes: B batch, T frames in a window, S image side, D latent, k env actions in a block,
-m entries of an env action, A = k * m entries of a block, P latents that g sees, N samples and K
-elites of the planner, H blocks to plan (a frame is H x W). The method ends at "Running it".
+Letters in shapes: B windows or tasks, T frames in a window, S image side, D latent, k env actions
+in a block, m entries of an env action, A = k * m entries of a block, P latents that g sees, N
+samples and K elites of the planner, H blocks to plan (but H x W is the size of a frame).
 """
 
 import argparse
@@ -91,8 +91,8 @@ class Encoder(nn.Module):
 
     def __init__(self, *, size: int, width: int):
         super().__init__()
-        first, c, layers = size // 16, width // 8, []  # sides: S -> 16 -> 8 -> 4
-        for n_in, n_out, stride in ((3, c, first), (c, 2 * c, 2), (2 * c, 4 * c, 2)):
+        stride1, c, layers = size // 16, width // 8, []  # sides: S -> 16 -> 8 -> 4
+        for n_in, n_out, stride in ((3, c, stride1), (c, 2 * c, 2), (2 * c, 4 * c, 2)):
             half = (stride + 1) // 2  # kernels of about twice the stride overlap
             conv = nn.Conv2d(n_in, n_out, stride + 2 * half, stride=stride, padding=half)
             layers += [conv, nn.BatchNorm2d(n_out), nn.GELU()]
@@ -123,7 +123,7 @@ class ForwardModel(nn.Module):
     def forward(self, z: Tensor, act: Tensor) -> Tensor:
         z_seen, act_seen = (x.unfold(-2, self.history, 1).flatten(-2) for x in (z, act))
         z, act = z[..., self.history - 1 :, :], act[..., self.history - 1 :, :]
-        x = self.embed(torch.cat([z_seen, act_seen], dim=-1))  # (..., n', width)
+        x = self.embed(torch.cat([z_seen, act_seen], dim=-1))  # (..., n', P*(D+A)) -> width
         layers = zip(self.modulate, self.hidden, self.residual, strict=True)
         for modulate, hidden, residual in layers:
             shift, scale, gate = modulate(act).chunk(3, dim=-1)
@@ -172,7 +172,7 @@ class WorldModel(nn.Module):
         return (acts - self.act_mean) / self.act_std
 
     def encode(self, obs: Tensor | np.ndarray) -> Tensor:
-        """Latents (B, ..., D) of frames (B, ..., H, W, 3), resized to S, uint8 or ValueError."""
+        """Latents (B, ..., D) of uint8 frames (B, ..., H, W, 3) of any size; else ValueError."""
         obs = torch.as_tensor(obs if torch.is_tensor(obs) else np.array(obs))
         if obs.dtype != torch.uint8 or obs.ndim < 4 or obs.shape[-1] != 3:
             raise ValueError(f"expected uint8 (B, ..., H, W, 3), got {obs.dtype} {[*obs.shape]}")
@@ -200,12 +200,12 @@ NETWORKS = {"conv": (Encoder, ForwardModel)}
 
 # ==== Losses ====================================================================================
 # Each maps latents z (B, T, D) and the standardised blocks between them, act (B, T-1, A), to the
-# loss and its terms. ||x||^2 is the mean over entries. `lam` is the weight of the second term.
+# loss and its terms. In a loss ||x||^2 is the mean over entries. `lam` weighs the second term.
 def forward_loss(model, z: Tensor, act: Tensor, *, lam=0.0, generator=None):
     """The ablation, which collapses: L = L_fwd."""
     # L_fwd = mean ||g(z_t, a_t) - z_{t+1}||^2. The target is NOT detached: the encoder learns from
     # both sides, and only the second term of the losses below keeps it from making z constant.
-    pad = (0, 0, model.history - 1, 0)  # zeros where a window has no past
+    pad = (0, 0, model.history - 1, 0)  # zeros before the window's first frame
     z_hat = model.forward_model(F.pad(z[:, :-1], pad), F.pad(act, pad))
     forward = F.mse_loss(z_hat, z[:, 1:])
     return forward, {"forward": forward}
@@ -260,9 +260,9 @@ class Dataset:
     def batch(self, rows: Tensor, window: int, block: int) -> tuple[Tensor, Tensor]:
         """Windows from rows (B,) on: obs (B, T, S, S, 3), `block` rows apart, act (B, T-1, A)."""
         at = (rows[:, None] + block * torch.arange(window)).to(self.frames.device)
-        obs = self.frames.index_select(0, at.flatten()).unflatten(0, at.shape)  # faster than [at]
-        at = rows[:, None] + torch.arange(block * (window - 1))
-        return obs, self.actions[at].reshape(len(rows), window - 1, -1)
+        obs = self.frames.index_select(0, at.flatten()).unflatten(0, at.shape)  # self.frames[at]
+        steps = rows[:, None] + torch.arange(block * (window - 1))
+        return obs, self.actions[steps].reshape(len(rows), window - 1, -1)
 
 
 # ==== Training ==================================================================================
@@ -288,13 +288,13 @@ class Optimizer:
             weight.mul_(1 - lr * self.decay)
             if self.muon and weight.ndim == 2:
                 mean.lerp_(weight.grad, 0.05)
-                x, tall = weight.grad.lerp(mean, 0.95).to(self.dtype), len(weight) > weight.shape[1]
-                x = (x.T if tall else x) / x.norm().clamp(min=1e-7)
+                x = weight.grad.lerp(mean, 0.95).to(self.dtype)  # Nesterov's momentum
+                x = (x.T if len(x) > x.shape[1] else x) / x.norm().clamp(min=1e-7)
                 for _ in range(5):  # Newton-Schulz steps bring the singular values to 0.7 ... 1.2
                     gram = x @ x.T
-                    gram = torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
-                    x = torch.addmm(x, gram, x, beta=3.4445)
-                x = (x.T if tall else x).to(weight)
+                    poly = torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
+                    x = torch.addmm(x, poly, x, beta=3.4445)
+                x = (x if x.shape == weight.shape else x.T).to(weight)
                 weight.sub_(x * (0.2 * lr * max(weight.shape) ** 0.5))
             else:
                 mean.lerp_(weight.grad, 0.1)
@@ -375,7 +375,7 @@ def cem(cost_fn, mean, std, *, samples=300, elites=30, iterations=30, generator=
         elite = torch.take_along_dim(acts, best.indices[:, :, None, None], dim=1)
         # 3. refit
         mean, std = elite.mean(1), elite.std(1)
-    if not best.values.isfinite().all():  # asked once, since the answer waits for a GPU
+    if not best.values.isfinite().all():  # once, as the check waits for a GPU
         raise ValueError("cem: expected finite costs of the elites, got inf or nan")
     return mean
 
@@ -391,15 +391,15 @@ def plan(model, obs, goal_obs, past=None, *, horizon=5, seed=0, **sizes) -> Tens
     assert not model.training, "plan: call model.eval() first"
     z, z_goal = model.encode(obs), model.encode(goal_obs)
     z = z[:, None] if z.ndim == 2 else z  # (B, n, D)
-    m, blocks = len(model.act_mean) // model.block, z.shape[1] - 1
+    m, past_blocks = len(model.act_mean) // model.block, z.shape[1] - 1
     past = z.new_zeros(len(z), 0, m) if past is None else torch.as_tensor(past).to(z)
     if horizon < 1 or z_goal.shape != z[:, 0].shape:
         got = f"latents {[*z_goal.shape]}, horizon {horizon}"
         raise ValueError(f"plan: expected {len(z)} goals (B, H, W, 3), a horizon of 1+, got {got}")
-    if blocks >= model.history or past.shape != (len(z), blocks * model.block, m):
+    if past_blocks >= model.history or past.shape != (len(z), past_blocks * model.block, m):
         need = f"at most {model.history} frames, a past (B, (frames - 1) * {model.block}, {m})"
-        raise ValueError(f"plan: expected {need}, got {blocks + 1}, {tuple(past.shape)}")
-    past = model.standardise(past.reshape(len(z), blocks, m * model.block))
+        raise ValueError(f"plan: expected {need}, got {z.shape[1]}, {tuple(past.shape)}")
+    past = model.standardise(past.reshape(len(z), past_blocks, m * model.block))
     pad = (0, 0, model.history - z.shape[1], 0)  # zeros where there is no past, as in training
     z, past = F.pad(z, pad)[:, None], F.pad(past, pad)[:, None]
     low, high = model.standardise(model.act_low), model.standardise(model.act_high)
@@ -421,15 +421,15 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     """Plan in the environment, from frames of held-out episodes to the frames goal_offset later.
 
     A task is solved when the environment's criterion holds at the start or within 2 * goal_offset
-    steps. Without a model actions are random. Returns arrays with a row a task: `solved`, the steps
-    taken or -1; `goals`; `states` and `actions`, first recorded, then played, NaN after the end."""
+    steps. Without a model actions are random. Returns arrays, a row for each task: `solved`, steps
+    taken or -1; `goals`; `states` and `actions`, first recorded, later played, then NaN."""
     lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset  # same tasks for P = 1, 2, 3
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]
     goals, goal_obs = data.states[rows + s.goal_offset], data.frames[rows + s.goal_offset]
     at = (rows[:, None] + np.arange(-lead, budget + 1)).clip(max=len(data.states) - 1)
-    states, actions = data.states[at], data.actions[at].numpy()  # a task starts in column `lead`
-    states[:, lead + 1 :], actions[:, lead:] = np.nan, np.nan  # the future is played below
+    states, actions = data.states[at], data.actions[at].numpy()  # column `lead` is a task's start
+    states[:, lead + 1 :], actions[:, lead:] = np.nan, np.nan  # to be played below
     worlds, solved = [envs.make(s.env, s.variant, s.size) for _ in rows], np.full(len(rows), -1)
     for i, world in enumerate(worlds):
         _, info = world.reset(seed=i, options={"state": states[i, lead], "goal": goals[i]})
@@ -437,11 +437,11 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     sizes = {name: getattr(s, name) for name in ("horizon", "samples", "elites", "iterations")}
     chunk, back, m = s.block * s.horizon, s.block * (s.history - 1), actions.shape[2]
     # 3,000 sequences fit the cache of a CPU; a GPU takes all tasks at once
-    size = len(rows) if model is not None and model.act_mean.is_cuda else max(1, 3000 // s.samples)
+    group_size = len(rows) if model and model.act_mean.is_cuda else max(1, 3000 // s.samples)
     for t in range(lead, lead + budget, chunk):
         unsolved, acts = np.flatnonzero(solved < 0), rng.uniform(-1, 1, (len(rows), chunk, m))
-        groups = [unsolved[i : i + size] for i in range(0, len(unsolved), size)]
-        for group in progress(groups if model is not None else [], "plan"):  # else acts stay random
+        groups = [unsolved[i : i + group_size] for i in range(0, len(unsolved), group_size)]
+        for group in progress(groups if model else [], "plan"):  # else acts stay random
             seen = states[group, t - back : t + 1 : s.block]
             obs = np.array([[worlds[0].render_state(x) for x in task] for task in seen])
             past = actions[group, t - back : t]
