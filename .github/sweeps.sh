@@ -4,7 +4,8 @@
 # with more data and steps, other encoders (deeper.py), other rounding (rounding.py), and success
 # against the distance of the goals. The last needs the runs of rows.sh with seed 1 in runs/.
 # Names with grasps and oracle are of Cube's former data and simulation, and no longer made here: see
-# this file at commit a7ba3ed. gpu-pusht-8k-* and gpu-grasps-* are rows that row.sh made on a GPU.
+# this file at commit a7ba3ed. stiff-* are Cube's rows with the hard contacts of commit 992a0ed.
+# gpu-pusht-8k-* and gpu-grasps-* are rows that row.sh made on a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RESULTS=.github/sweeps OMP_NUM_THREADS=1
@@ -47,6 +48,16 @@ long() {  # ENV RATE, all steps of the preset
 for env in pusht cube; do  # worse in Push-T, better probes in Cube
   deeper="--networks deeper --decay 0.5 --steps 16000"
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
+done
+
+small="--frames 100000 --steps 1500 $short"  # Cube on a quarter of its data
+{
+  echo "small-arm-sigreg --env arm --method sigreg $small"  # with an arm in the picture
+  for method in smwm sigreg; do echo "small-cube-$method --env cube --method $method $small"; done
+} | xargs -P "$(nproc)" -L 1 .github/row.sh
+for method in smwm sigreg; do  # AdamW instead of Muon
+  adamw="--env cube --method $method --lr 1e-3"
+  SMWM=.github/adamw.py .github/row.sh "small-adamw-$method" $adamw $small
 done
 
 rounding() {  # NAME KIND ENV SEED [SETS OF SAMPLES]
