@@ -50,15 +50,16 @@ for env in pusht cube; do  # worse in Push-T, better probes in Cube
   SMWM=.github/deeper.py .github/row.sh "$env-deeper-smwm-s1" --env $env $deeper --seed 1
 done
 
-small="--frames 100000 --steps 1500 $short"  # Cube on a quarter of its data
-{
-  echo "small-arm-sigreg --env arm --method sigreg $small"  # with an arm in the picture
-  for method in smwm sigreg; do echo "small-cube-$method --env cube --method $method $small"; done
-} | xargs -P "$(nproc)" -L 1 .github/row.sh
-for method in smwm sigreg; do  # AdamW instead of Muon
-  adamw="--env cube --method $method --lr 1e-3"
-  SMWM=.github/adamw.py .github/row.sh "small-adamw-$method" $adamw $small
-done
+# Cube on a quarter of its data: as it is, with AdamW instead of Muon, with an arm in the picture
+small="--frames 100000 --steps 1500 --tasks 200 --probe-epochs 50"
+rows() {  # NAME SETTING ..., for both methods and two seeds
+  for method in smwm sigreg; do
+    for seed in 0 1; do echo "$1-$method-s$seed --method $method --seed $seed ${*:2}"; done
+  done | xargs -P "$(nproc)" -L 1 .github/row.sh
+}
+rows small-cube --env cube "$small"
+SMWM=.github/adamw.py rows small-adamw --env cube --lr 1e-3 "$small"
+.github/row.sh small-arm-sigreg-s0 --env arm --method sigreg --seed 0 $small
 
 rounding() {  # NAME KIND ENV SEED [SETS OF SAMPLES]
   if [ -e "$RESULTS/$1/samples.txt" ]; then return; fi
