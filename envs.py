@@ -702,7 +702,7 @@ class Cube(PixelEnv):
     in the place of the original's arm, not drawn, holds it in x [0.25, 0.6], y [-0.35, 0.35], z
     [0.02, 0.35] m. In a step it covers 43% of the way to its target, 22% in yaw, a third in
     opening, as the original does (`.github/original.py compare`). The contacts of the fingers are
-    soft, so that a small opening rarely drops the cube, as there.
+    soft, so that a small opening rarely drops the cube, as in the original.
 
     Action: targets relative to where the gripper is: x, y, z in units of 0.05 m, yaw in units of
     0.3 rad, opening in units of 1 (positive closes).

@@ -421,8 +421,8 @@ def evaluate_planning(model: WorldModel | None, data: Dataset, s: Settings) -> d
     """Plan in the environment, from frames of held-out episodes to the frames goal_offset later.
 
     A task is solved when the environment's criterion holds at the start or within 2 * goal_offset
-    steps. Without a model actions are random. Returns arrays, a row for each task: `solved`, steps
-    taken or -1; `goals`; `states` and `actions`, first recorded, later played, then NaN."""
+    steps. Without a model actions are random. Returns arrays with one row for each task: `goals`;
+    `solved`, the steps taken or -1; `states` and `actions`, recorded, later played, then NaN."""
     lead, budget = s.block * max(2, s.history - 1), 2 * s.goal_offset  # same tasks for P = 1, 2, 3
     rng = np.random.default_rng(s.seed)
     rows = lead + rng.permutation(data.windows("test", lead + s.goal_offset))[: s.tasks]

@@ -3,8 +3,8 @@
     python .github/arm.py train --env arm --method sigreg
 
 stable-worldmodel draws OGBench's arm, which is opaque unless observations are pixels. Here three
-boxes stand for it: an upper arm, a forearm and a wrist of a UR5e's lengths. Physics, behaviour and
-tasks are Cube's.
+boxes stand for it: an upper arm and a forearm of a UR5e's lengths, and a wrist whose length is a
+guess. Physics, behaviour and tasks are Cube's.
 """
 
 import math
